@@ -1,0 +1,233 @@
+"""Units as machines: a tick computes every equation once, then every state is what its stream became."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
+
+import torch
+from torch import Tensor
+
+from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
+from nldsl.names import identifier
+from nldsl_interpreter.implicit import fixed_point
+from nldsl_interpreter.operations import arguments, compute, gather, rotate
+from nldsl_interpreter.order import components, reads
+from nldsl_interpreter.values import initial_value, sizes
+
+Tensors = dict[str, Tensor]
+Scope = MutableMapping[str, Tensor]
+Types = Mapping[str, Type]
+STATEFUL = {"delay", "conv", "attend", "fold"}
+
+
+class Interpreter:
+    """Runs a unit and the units of its instances."""
+
+    def __init__(self, units: Mapping[str, Unit], types: Mapping[str, Types], key: str):
+        self.top = _Machine(units, types, key, "")
+
+    def parameters(self, dtype: torch.dtype = torch.float64, generator: torch.Generator | None = None) -> Tensors:
+        """Initial params by their names in a torch `state_dict`; each is [*axes, *shape]."""
+        return self.top.parameters(dtype, generator)
+
+    def run(self, params: Tensors, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
+        """Run over whole sequences.
+
+        Args:
+            params: as `parameters` makes them.
+            inputs: each [B, T, *shape].
+            state: what an earlier call returned, to go on from there; None starts afresh.
+
+        Returns:
+            The outputs, each [B, T, *shape], and the state after the last tick.
+        """
+        state = state or {"tick": torch.zeros((), dtype=torch.int64)}
+        batch, ticks = next(iter(inputs.values())).shape[:2]
+        given = [*params.values(), *inputs.values(), *state.values()]
+        dtype = next((x.dtype for x in given if x.is_floating_point()), torch.get_default_dtype())
+        outputs = []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in given)):
+            for t in range(ticks):
+                tick = _Tick(self.top, params, state, batch, dtype)
+                outputs.append(tick.run({name: x[:, t] for name, x in inputs.items()}))
+                state = {**tick.after, "tick": state["tick"] + 1}
+        if not outputs:
+            return self.top.nothing(batch, dtype), state
+        return {name: torch.stack([o[name] for o in outputs], 1) for name in outputs[0]}, state
+
+
+class _Machine:
+    """A unit at its place in the tree of instances."""
+
+    def __init__(self, units: Mapping[str, Unit], types: Mapping[str, Types], key: str, prefix: str):
+        self.unit, self.types, self.prefix = units[key], types[key], prefix
+        self.equations = {e.name: e for e in self.unit.equations}
+        self.states = {s.name: s for s in self.unit.states}
+        self.params = {p.name: prefix + identifier(p.name) for p in self.unit.params}
+        self.instances = {i.name: i for i in self.unit.instances}
+        self.inner = {n: _Machine(units, types, i.unit or "", f"{prefix}{identifier(n)}.") for n, i in self.instances.items()}
+        self.orders: dict[frozenset[str], list[list[str]]] = {}
+
+    def parameters(self, dtype: torch.dtype, generator: torch.Generator | None) -> Tensors:
+        own = {self.params[p.name]: initial_value(p.init, p.type, dtype, generator) for p in self.unit.params}
+        for machine in self.inner.values():
+            own |= machine.parameters(dtype, generator)
+        return own
+
+    def nothing(self, batch: int, dtype: torch.dtype) -> Tensors:
+        """The outputs of no ticks."""
+        types = {name: self.types[a.name] if not isinstance(a, Num) else Type("real") for name, a in self.unit.outputs}
+        return {name: torch.zeros(batch, 0, *sizes(type), dtype=dtype) for name, type in types.items()}
+
+    def resting(self, t: int) -> frozenset[str]:
+        """The states whose clock does not tick."""
+        return frozenset(s.name for s in self.unit.states if (t + 1 - s.offset) % s.every)
+
+    def order(self, resting: frozenset[str]) -> list[list[str]]:
+        """Equations and instances, each after what it reads; those that wait for each other stand together."""
+        if resting not in self.orders:
+            makers = {f"{i.name}.{o}": i.name for i in self.unit.instances for o in i.outputs}
+            graph = {e.name: reads(e) for e in self.unit.equations if e.name not in resting}
+            graph |= {i.name: set(refs(tuple(a for _, a in i.args))) for i in self.unit.instances}
+            self.orders[resting] = components({n: {makers.get(r, r) for r in read} for n, read in graph.items()})
+        return self.orders[resting]
+
+    def cyclic(self, names: list[str]) -> bool:
+        return len(names) > 1 or (names[0] in self.equations and names[0] in reads(self.equations[names[0]]))
+
+
+class _Tick:
+    """One tick of one machine. `before` are its states by core name, `after` what goes into the flat state."""
+
+    def __init__(self, machine: _Machine, params: Tensors, state: Tensors, batch: int, dtype: torch.dtype):
+        self.m, self.params, self.state, self.batch, self.dtype = machine, params, state, batch, dtype
+        self.t = int(state["tick"])
+        self.after: Tensors = {}
+        self.before = {s.name: self._before(s) for s in machine.unit.states}
+
+    def run(self, inputs: Tensors) -> Tensors:
+        m, resting = self.m, self.m.resting(self.t)
+        scope: Scope = inputs | {name: self.before[name] for name in resting}
+        for names in m.order(resting):
+            if m.cyclic(names):
+                self._solve(names, scope)
+            elif names[0] in m.instances:
+                self._instance(m.instances[names[0]], scope)
+            else:
+                scope[names[0]] = self.equation(m.equations[names[0]], scope)
+        for name, state in m.states.items():
+            self.after[m.prefix + name] = self._copies(scope[name], state.type)
+        return {name: self._copies(*self.atom(atom, scope)) for name, atom in m.unit.outputs}
+
+    def atom(self, atom: Atom, scope: Mapping[str, Tensor]) -> tuple[Tensor, Type]:
+        if isinstance(atom, Num):
+            return initial_value(atom.value, Type("real"), self.dtype)[None], Type("real")
+        type = self.m.types[atom.name]
+        if isinstance(atom, Last):
+            return self.before[atom.name], type
+        return self._param(atom.name) if atom.name in self.m.params else scope[atom.name], type
+
+    def _param(self, name: str) -> Tensor:
+        return self.params[self.m.params[name]].unsqueeze(0)
+
+    def _before(self, state: State) -> Tensor:
+        key = self.m.prefix + state.name
+        if key in self.state and not (state.reset and self.t % state.reset == 0):
+            return self.state[key]
+        first = initial_value(state.init, state.type, self.dtype)[None] if state.learned is None else self._param(state.learned)
+        return self._copies(first, state.type)
+
+    def _copies(self, x: Tensor, type: Type) -> Tensor:
+        return x.expand(self.batch, *sizes(type))
+
+    # --- equations ---------------------------------------------------------------------------------
+
+    def equation(self, e: Equation, scope: Mapping[str, Tensor]) -> Tensor:
+        args, result = [self.atom(a, scope) for a in e.args], self.m.types[e.name]
+        if e.op == "gather":
+            return gather(*args[0], e.attr("axis"))
+        values = arguments(e.op, result, args)
+        match e.op:
+            case "grad":
+                return self._gradient(e.attr("objective"), self._copies(values[0], result), scope)
+            case "count":
+                return torch.full((1,), self.t + 1, dtype=self.dtype)
+            case "index":
+                return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
+            case "rope":
+                return rotate(values[0], self.t)
+            case "delay":
+                return self._past(e, "past", values[0], e.attr("ticks") + 1)[:, 0]
+            case "conv":
+                ticks = self._past(e, "past", values[0], e.attr("ticks"))
+                return (ticks.flip(1).movedim(1, -1) * values[1]).sum(-1)
+            case "attend":
+                return self._attend(e, *values)
+            case "fold":
+                return self._fold(e, self._copies(values[0], result))
+        return compute(e.op, len(args[0][1].shape), values)
+
+    def _gradient(self, objective: Objective, at: Tensor, scope: Mapping[str, Tensor]) -> Tensor:
+        """The derivative of the objective at a fresh copy of the state, so that no other use of the state counts."""
+        outer = torch.is_grad_enabled()
+        with torch.enable_grad():
+            fresh = at.clone() if at.requires_grad else at.clone().requires_grad_()
+            inner: Scope = ChainMap({objective.self: fresh}, scope)  # type: ignore[arg-type]
+            for part in objective.equations:
+                if part.op in STATEFUL:
+                    raise ValueError(f"`{part.op}` of what an objective computes from its memory has no meaning: {part.span.text}")
+                inner[part.name] = self.equation(part, inner)
+            loss = self.atom(objective.result, inner)[0].sum()  # copies do not touch each other's loss
+            return torch.autograd.grad(loss, fresh, create_graph=outer, materialize_grads=True)[0]
+
+    def _solve(self, names: list[str], scope: Scope) -> None:
+        """Equations that wait for each other: the gradients among them are the unknowns."""
+        m = self.m
+        unknown = [m.equations[n] for n in names if n in m.equations and m.equations[n].op == "grad"]
+        rest = components({n: reads(m.equations[n]) for n in names if n in m.equations and m.equations[n] not in unknown})
+        if any(map(m.cyclic, rest)) or any(n in m.instances for n in names):
+            raise ValueError("within a tick these depend on each other: " + ", ".join(sorted(names)))
+        shapes = [torch.Size((self.batch, *sizes(m.types[e.name]))) for e in unknown]
+
+        def assume(flat: Tensor, inner: Scope) -> None:
+            for e, part, shape in zip(unknown, flat.split([s.numel() for s in shapes]), shapes, strict=True):
+                inner[e.name] = part.reshape(shape)
+            for (name,) in rest:
+                inner[name] = self.equation(m.equations[name], inner)
+
+        def gradients(flat: Tensor) -> Tensor:
+            inner: Scope = ChainMap({}, scope)  # type: ignore[arg-type]
+            assume(flat, inner)
+            return torch.cat([self.equation(e, inner).flatten() for e in unknown])
+
+        solution = fixed_point(gradients, torch.zeros(sum(s.numel() for s in shapes), dtype=self.dtype))
+        assume(solution if torch.is_grad_enabled() else solution.detach(), scope)
+
+    def _instance(self, instance: Instance, scope: Scope) -> None:
+        tick = _Tick(self.m.inner[instance.name], self.params, self.state, self.batch, self.dtype)
+        outputs = tick.run({name: self.atom(a, scope)[0] for name, a in instance.args if name is not None})
+        scope.update({f"{instance.name}.{name}": value for name, value in outputs.items()})
+        self.after |= tick.after
+
+    # --- operations with a state ---------------------------------------------------------------------
+
+    def _past(self, e: Equation, name: str, x: Tensor, ticks: int | None, fill: bool = True) -> Tensor:
+        """The values of x at the last so many ticks, this one included, oldest first; zero before the first tick."""
+        key = f"{self.m.prefix}{e.name}:{name}"
+        x = x.expand(self.batch, *x.shape[1:]).unsqueeze(1)
+        past = self.state.get(key, x.new_zeros(self.batch, ticks - 1 if fill and ticks else 0, *x.shape[2:]))
+        now = torch.cat((past, x), 1)
+        self.after[key] = now[:, 1:] if now.shape[1] == ticks else now
+        return now
+
+    def _fold(self, e: Equation, x: Tensor) -> Tensor:
+        key, state = f"{self.m.prefix}{e.name}:sum", self.m.states[e.attr("memory")]
+        total = self.state[key] + x if key in self.state else x
+        self.after[key] = total if state.name in self.m.resting(self.t) else torch.zeros_like(total)
+        return total / state.every if e.attr("over") == "mean" else total
+
+    def _attend(self, e: Equation, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys, values = (self._past(e, n, x, e.attr("window"), fill=False) for n, x in (("keys", key), ("values", value)))
+        scores = (query.unsqueeze(1) * keys).sum(-1, keepdim=True) / keys.shape[-1] ** 0.5
+        return (scores.softmax(1) * values).sum(1)

@@ -1,0 +1,131 @@
+"""Equations as lines of Python: nested where a value is used once, with the `.nl` line above each group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nldsl.core import Atom, Equation, Last, Num, Ref, Type
+from nldsl.names import identifier
+from nldsl.source import NOWHERE, Span
+from nldsl_torch import ops
+
+WIDTH = 100
+
+
+@dataclass
+class Names:
+    """Unique Python names of core names."""
+
+    taken: dict[str, str] = field(default_factory=dict)
+    reserved: frozenset[str] = frozenset()
+
+    def of(self, name: str) -> str:
+        if name not in self.taken:
+            base = text = identifier(name)
+            n = 0
+            while text in self.taken.values() or text in RESERVED or text in self.reserved:
+                n += 1
+                text = f"{base}_{n}"
+            self.taken[name] = text
+        return self.taken[name]
+
+
+RESERVED = {"torch", "F", "Tensor", "self", "state", "B", "T", "C", "unit", "norm", "apply", "delay", "rope", "ticks", "chunk",
+            "causal_conv", "cross_entropy", "math", "past", "segments", "Region", "tick", "nn"}  # fmt: skip
+
+
+# Names that the chunk form gives its own values; numbered ones (K1_1, L1, n1, o0) are reserved by their first letter.
+CHUNK_LOCALS = frozenset("A W c E P F Q O r g s U head tail zero eye lead valid out reads u starts Q_raw O_raw".split()) | {
+    f"{letter}{n}" for letter in "KLpnox" for n in range(10)
+}  # fmt: skip
+
+
+class Body:
+    """The lines of one function.
+
+    Attributes:
+        lines: what has been written.
+        reads: core names the function needs from outside, `last S` for a state before the tick.
+    """
+
+    def __init__(self, names: Names, types: Mapping[str, Type], params: set[str], equations: Sequence[Equation], outputs: Iterable[str]):
+        self.names, self.types, self.params = names, types, params
+        self.lines: list[str] = []
+        self.reads: dict[str, None] = {}
+        self.outputs = set(outputs)
+        self.inside = {e.name for e in equations}
+        self.inlined: dict[str, str] = {}
+        self.comment: Span = NOWHERE
+        self.uses: dict[str, int] = {}
+        for e in equations:
+            for a in e.args:
+                if isinstance(a, Ref):
+                    self.uses[a.name] = self.uses.get(a.name, 0) + 1
+
+    def type(self, atom: Atom) -> Type:
+        return Type("real") if isinstance(atom, Num) else self.types[atom.name]
+
+    def text(self, atom: Atom) -> str:
+        if isinstance(atom, Num):
+            return ops.literal(atom.value) if not ops.literal(atom.value).startswith("-") else f"({ops.literal(atom.value)})"
+        if isinstance(atom, Last):
+            self.reads[f"last {atom.name}"] = None
+            return self.names.of(f"last {atom.name}")
+        if atom.name in self.inlined:
+            return f"({self.inlined[atom.name]})" if _compound(self.inlined[atom.name]) else self.inlined[atom.name]
+        if atom.name not in self.inside:
+            self.reads[atom.name] = None
+        return self.names.of(atom.name)
+
+    def note(self, span: Span) -> None:
+        """The `.nl` line a group of lines comes from, once."""
+        if span is NOWHERE or (span.source, span.line) == (self.comment.source, self.comment.line if self.comment is not NOWHERE else 0):
+            return
+        self.comment = span
+        self.lines.append(f"# {span.where}  {span.source.line(span.line).strip()}"[: WIDTH + 10])
+
+    def equation(self, e: Equation) -> None:
+        """Write one equation, or keep its expression for its only reader."""
+        text = self.expression(e)
+        if self.uses.get(e.name) == 1 and e.name not in self.outputs and len(text) < 48:
+            self.inlined[e.name] = text
+            return
+        self.note(e.span)
+        self.lines.append(f"{self.names.of(e.name)} = {text}")
+
+    def expression(self, e: Equation) -> str:
+        if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name in self.params:
+            W, X = self.type(e.args[0]), self.type(e.args[1])
+            return ops.apply_param(W, X, self.text(e.args[0]), self.text(e.args[1]))
+        return ops.express(e, self.types[e.name], self.text, self.type)
+
+
+def _compound(text: str) -> bool:
+    """Whether an operator stands outside all brackets."""
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 0 and char in "+-*/" and (i > 0 or char == "-") and not (char == "-" and text[i - 1 : i] == "e"):
+            return True
+    return False
+
+
+def ordered(equations: Iterable[Equation]) -> list[Equation]:
+    """Equations in an order where each follows what it reads at the same tick."""
+    waiting = {e.name: e for e in equations}
+    done: list[Equation] = []
+    stack: list[str] = []
+    for start in list(waiting):
+        stack.append(start)
+        while stack:
+            e = waiting.get(stack[-1])
+            if e is None:
+                stack.pop()
+                continue
+            first = [a.name for a in e.args if isinstance(a, Ref) and a.name in waiting and a.name != e.name]
+            if first:
+                stack.extend(first)
+                continue
+            done.append(waiting.pop(stack.pop()))
+    return done

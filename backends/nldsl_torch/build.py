@@ -1,0 +1,95 @@
+"""Units to one file of PyTorch, and that file to a module."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import types as python
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nldsl.core import Unit
+from nldsl.lower.copies import remove_copies
+from nldsl.lower.plan import Plan, plan
+from nldsl.names import identifier
+from nldsl_torch.module import ClassWriter
+
+HERE = Path(__file__).parent
+RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_kernel, segments, shift_down, unchunk, window_attention"
+STREAMS = "from nldsl_torch.streams import Region, apply, causal_conv, cross_entropy, delay, expect, from_memory, loop, norm, part, remember, rope, ticks, to_memory, unit, whole"
+
+
+def reachable(units: dict[str, Unit], key: str) -> list[str]:
+    """A unit and those it uses, used ones first."""
+    order: list[str] = []
+
+    def visit(k: str) -> None:
+        for i in units[k].instances:
+            if i.unit is not None and i.unit not in order:
+                visit(i.unit)
+        if k not in order:
+            order.append(k)
+
+    visit(key)
+    return order
+
+
+def plans(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str) -> dict[str, Plan]:
+    """The plan of every unit a block needs."""
+    return {k: plan(units[k], types[k]) for k in reachable(units, key)}
+
+
+def build_source(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str, *, standalone: bool = True) -> str:
+    """PyTorch source of a block: the classes of all units; with `standalone` the primitives are in it too."""
+    found = plans(units, types, key)
+    classes: dict[str, str] = {}
+    for k in found:
+        base = "".join(part.capitalize() for part in identifier(units[k].block).split("_"))
+        classes[k] = base if base not in classes.values() else f"{base}{sum(c.startswith(base) for c in classes.values()) + 1}"
+    file = units[key].span.source.name
+    out = [f'"""`{key}` of {Path(file).name}, compiled by nldsl."""', "", "from __future__ import annotations", ""]
+    if standalone:
+        out += [_primitives(), ""]
+    else:
+        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, STREAMS, ""]
+    for k, p in found.items():
+        out += ["", *ClassWriter(classes[k], p, classes).write(), ""]
+    return "\n".join(out) + "\n"
+
+
+@cache
+def _primitives() -> str:
+    """The text of `runtime.py` and `streams.py` as one prelude."""
+    parts = []
+    for name in ("runtime.py", "streams.py"):
+        text = (HERE / name).read_text(encoding="utf-8")
+        _, _, rest = text.partition("from __future__ import annotations\n")
+        parts.append(f"# --- {name} " + "-" * 80 + "\n" + rest.strip("\n"))
+    return "\n\n\n".join(parts)
+
+
+def load_module(source: str, name: str) -> python.ModuleType:
+    """Execute generated source; tracebacks and debuggers show its lines."""
+    filename = f"<nldsl {name}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    made = python.ModuleType(f"nldsl_generated_{identifier(name)}")
+    made.__file__ = filename
+    sys.modules[made.__name__] = made
+    exec(compile(source, filename, "exec"), made.__dict__)
+    return made
+
+
+def module(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str, *, dtype: torch.dtype | None = None, device: Any = None) -> torch.nn.Module:
+    """The block as an `nn.Module` with `forward`, `step` and `initial_state`."""
+    source = build_source(units, types, key, standalone=False)
+    made = load_module(source, key)
+    cls = [v for v in vars(made).values() if isinstance(v, type) and issubclass(v, torch.nn.Module) and v.__module__ == made.__name__][-1]
+    built = cls()
+    built.source = source
+    return built.to(device=device, dtype=dtype)
+
+
+__all__ = ["build_source", "module", "plans", "remove_copies"]

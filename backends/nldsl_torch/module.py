@@ -1,0 +1,332 @@
+"""A plan as a class: params, regions, recurrences, instances, state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nldsl.core import Equation, Instance, Last, Num, Ref, Type
+from nldsl.lower.plan import Form, Plan
+from nldsl.lower.rewrite import number
+from nldsl.lower.schedule import Attention, Call, Recurrence, Region
+from nldsl.names import identifier
+from nldsl.vocabulary import WORDS
+from nldsl_torch import ops
+from nldsl_torch.body import Body, Names, ordered
+from nldsl_torch.initial import initial, is_zeros, size
+from nldsl_torch.recurrence import RecurrenceWriter
+
+TEMPORAL = {"delay", "conv", "count", "rope"}
+
+
+@dataclass
+class ClassWriter:
+    """Writes the functions and the class of one unit; `classes` names the classes of other units by key."""
+
+    name: str
+    plan: Plan
+    classes: dict[str, str]
+    functions: list[str] = field(default_factory=list)
+    forward: list[str] = field(default_factory=list)
+    carried: dict[str, str] = field(default_factory=dict)  # state key -> expression of its first value
+
+    def __post_init__(self) -> None:
+        unit = self.plan.unit
+        self.unit, self.types = unit, self.plan.types
+        self.prefix = self.name.lower()
+        self.params = {p.name for p in unit.params}
+        self.indices = [e for e in unit.equations if e.op == "index"]
+        self.static = self._static()
+        self.names = Names()
+        self.ticks = any(e.op in ("count", "rope") for e in unit.equations) or any(
+            s.every > 1 or s.reset is not None for s in unit.states
+        )
+        for name in ("state", "new", "B", "T", "return_state"):
+            self.names.of(name)
+
+    def _static(self) -> set[str]:
+        """Names that are the same at every tick and for every sequence: params and what is computed from them."""
+        static = set(self.params)
+        for e in ordered(self.unit.equations):
+            if e.op not in TEMPORAL and e.op != "attend" and all(isinstance(a, Num) or (isinstance(a, Ref) and a.name in static) for a in e.args):
+                static.add(e.name)
+        return static - {s.name for s in self.unit.states}
+
+    # --- text of a value in `forward` ------------------------------------------------------------
+
+    def local(self, name: str) -> str:
+        if name in self.params:
+            return f"self.{identifier(name)}"
+        if any(e.name == name for e in self.indices):
+            return f"self.{identifier(name)}"
+        return self.names.of(name)
+
+    def value(self, atom: Ref | Last | Num) -> str:
+        if isinstance(atom, Num):
+            return ops.literal(atom.value)
+        return self.local(atom.name)
+
+    # --- the whole -------------------------------------------------------------------------------
+
+    def write(self) -> list[str]:
+        """Functions first, then the class."""
+        for n, step in enumerate(self.plan.steps):
+            match step:
+                case Region():
+                    self._region(n, step)
+                case Recurrence():
+                    self._recurrence(step)
+                case Attention(equation):
+                    self._attention(equation)
+                case Call(instance):
+                    self._call(instance)
+        return [*self.functions, *self._class()]
+
+    def _class(self) -> list[str]:
+        unit = self.unit
+        lines = [f"class {self.name}(torch.nn.Module):", f'    """`{unit.key}`, {unit.span.where}."""', "", "    def __init__(self):", "        super().__init__()"]
+        for p in unit.params:
+            lines.append(f"        self.{identifier(p.name)} = torch.nn.Parameter({initial(p.init, p.type)})  # {p.span.where}  {p.name} : {p.type}")
+        lines.append('        self.register_buffer("_like", torch.zeros(()), persistent=False)')
+        for e in self.indices:
+            n = e.attr("axis").size.integer
+            lines.append(f'        self.register_buffer("{identifier(e.name)}", torch.arange({n}.0), persistent=False)')
+        for i in unit.instances:
+            assert i.unit is not None
+            lines.append(f"        self.{identifier(i.name)} = {self.classes[i.unit]}()")
+        lines += self._initial_state() + self._forward() + self._step()
+        return lines
+
+    def _initial_state(self) -> list[str]:
+        lines = ["", "    def initial_state(self, batch: int) -> dict[str, Tensor]:", '        """The state before the first tick."""', "        z = self._like", "        state = {"]
+        if self.ticks:
+            lines.append('            "tick": torch.zeros((), dtype=torch.int64, device=z.device),')
+        for s in self.unit.states:
+            lines.append(f'            "{s.name}": {self._first(s.name)},')
+        for key, text in self.carried.items():
+            lines.append(f'            "{key}": {text},')
+        lines.append("        }")
+        for i in self.unit.instances:
+            lines.append(f'        state |= whole(self.{identifier(i.name)}.initial_state(batch), "{identifier(i.name)}.")')
+        return [*lines, "        return state"]
+
+    def _first(self, name: str) -> str:
+        state = next(s for s in self.unit.states if s.name == name)
+        shape = size(state.type)
+        if state.learned is not None:
+            return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)})"
+        if is_zeros(state.init):
+            return f"z.new_zeros(batch{''.join(f', {n}' for n in shape)})"
+        return f"{initial(state.init, state.type)}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"
+
+    def _forward(self) -> list[str]:
+        inputs = [self.names.of(i.name) for i in self.unit.inputs]
+        out = ["", f"    def forward(self, {', '.join(inputs)}, state=None, return_state=False):",
+               f'        """{self._signature()}"""']  # fmt: skip
+        for i in self.unit.inputs:
+            shape = size(i.type) if i.type.kind != "int" else ()
+            out.append(f'        expect({self.names.of(i.name)}, "{i.name}", {shape}, "{i.type}")')
+        if inputs:
+            out.append(f"        B, T = {inputs[0]}.shape[:2]")
+        out += ["        state = self.initial_state(B) if state is None else state", "        new = dict(state)"]
+        out += [f"        {line}" for line in self.forward]
+        if self.ticks:
+            out.append('        new["tick"] = state["tick"] + T')
+        outs = [(name, self.value(atom)) for name, atom in self.unit.outputs]
+        result = outs[0][1] if len(outs) == 1 else "{" + ", ".join(f'"{n}": {v}' for n, v in outs) + "}"
+        return [*out, f"        return ({result}, new) if return_state else {result}"]
+
+    def _signature(self) -> str:
+        ins = ", ".join(f"{i.name} [B, T{''.join(f', {n}' for n in size(i.type))}]" for i in self.unit.inputs)
+        outs = ", ".join(f"{n}" for n, _ in self.unit.outputs)
+        return f"{ins} -> {outs}, and the new state if asked for."
+
+    def _step(self) -> list[str]:
+        inputs = [self.names.of(i.name) for i in self.unit.inputs]
+        single = len(self.unit.outputs) == 1
+        result = "y.squeeze(1)" if single else "{k: v.squeeze(1) for k, v in y.items()}"
+        return ["", f"    def step(self, {', '.join(inputs)}, state):", '        """One tick: inputs and outputs without the time axis, and the new state."""',
+                f"        y, state = self.forward({', '.join(f'{i}.unsqueeze(1)' for i in inputs)}, state=state, return_state=True)",
+                f"        return {result}, state"]  # fmt: skip
+
+    # --- regions -----------------------------------------------------------------------------------
+
+    def _needed(self, step: Region) -> list[str]:
+        """Names of a region that something outside it reads."""
+        inside = {e.name for e in step.equations}
+        readers: set[str] = {a.name for _, a in self.unit.outputs if not isinstance(a, Num)}
+        for e in self.unit.equations:
+            if e.name not in inside:
+                readers |= {a.name for a in e.args if not isinstance(a, Num)}
+        for i in self.unit.instances:
+            readers |= {a.name for _, a in i.args if not isinstance(a, Num)}
+        for form in self.plan.forms.values():
+            from nldsl.lower.plan import machine_inputs
+
+            readers |= machine_inputs(form)
+        return [e.name for e in step.equations if e.name in readers]
+
+    def _region(self, n: int, step: Region) -> None:
+        equations = [e for e in ordered(step.equations) if e.op != "index"]
+        if not equations:
+            return
+        outputs = [name for name in self._needed(step) if not any(e.name == name for e in self.indices)]
+        names = Names()
+        body = Body(names, self.types, self.params, equations, outputs)
+        pasts: dict[str, str] = {}
+        tick = False
+        for e in equations:
+            if e.op in TEMPORAL:
+                tick |= self._temporal(body, e, pasts, equations)
+            else:
+                body.equation(e)
+        reads = list(body.reads)
+        args = [names.of(r) for r in reads] + (["tick"] if tick else []) + list(pasts.values())
+        gives = [names.of(o) for o in outputs] + list(pasts.values())
+        fn = f"{self.prefix}_region_{n}"
+        self.functions += [
+            "@Region",
+            f"def {fn}({', '.join(args)}):",
+            f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
+            *(f"    {line}" for line in body.lines),
+            f"    return {', '.join(gives)}{',' if len(gives) == 1 else ''}",
+            "",
+            "",
+        ]
+        call = [self.local(r) for r in reads] + (['state["tick"]'] if tick else []) + [f'state["{key}"]' for key in pasts]
+        targets = [self.local(o) for o in outputs] + [f'new["{key}"]' for key in pasts]
+        self.forward.append(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {fn}({', '.join(call)})")
+
+    def _temporal(self, body: Body, e: Equation, pasts: dict[str, str], equations: list[Equation]) -> bool:
+        """An equation that looks at other ticks; returns whether it needs the tick counter."""
+        name = body.names.of(e.name)
+        body.note(e.span)
+        if e.op == "count":
+            some = next(i.name for i in self.unit.inputs)
+            body.reads[some] = None
+            body.lines.append(f"{name} = ticks({body.names.of(some)}, tick)")
+            return True
+        source = body.text(e.args[0])
+        if e.op == "rope":
+            body.lines.append(f"{name} = rope({source}, ticks({source}, tick))")
+            return True
+        key = f"{e.name}.past"
+        past = pasts.setdefault(key, body.names.of(key))
+        given = self.types[e.args[0].name] if not isinstance(e.args[0], Num) else Type("real")
+        length = e.attr("ticks") - (1 if e.op == "conv" else 0)
+        shape = "".join(f", {n}" for n in size(given))
+        dtype = ", dtype=torch.int64" if given.kind == "int" else ""
+        self.carried[key] = f"z.new_zeros(batch, {length}{shape}{dtype})"
+        if e.op == "conv":
+            body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past})")
+        else:
+            body.lines.append(f"{name}, {past} = delay({source}, {past})")
+        return False
+
+    # --- recurrences -------------------------------------------------------------------------------
+
+    def _recurrence(self, step: Recurrence) -> None:
+        form = self.plan.forms[step.states[0]]
+        prefix = f"{self.prefix}_{identifier(step.states[0])}"
+        writer = RecurrenceWriter(prefix, self.unit, self.types, self.static, step, form)
+        tick = writer.tick()
+        self.functions += [*tick.lines, "", ""]
+        states = list(step.states)
+        sums = [f"{e.name}.sum" for e in writer.folds]
+        for e in writer.folds:
+            self.carried[f"{e.name}.sum"] = f"z.new_zeros(batch{''.join(f', {n}' for n in size(self.types[e.name]))})"
+        outs = [self.local(o) for o in step.outputs]
+        first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None]
+        fixed = [self.local(f) for f in tick.fixed]
+        keys = states + sums
+        self.forward.append(f"# {', '.join(states)}: {form.name}")
+        indent = ""
+        if form.machine is not None:
+            self.forward.append("if T == 1:")
+            indent = "    "
+        streams = [self.local(s) for s in tick.streams]
+        held = ", ".join(f'state["{k}"]' for k in keys)
+        run = f"loop({prefix}_tick, [{', '.join(streams)}], [{', '.join(fixed)}], [{held}]"
+        run += f", T, first=[{', '.join(first)}]" if first else ", T"
+        run += ', start=state["tick"])' if writer.clocked else ")"
+        targets = ", ".join(f'new["{k}"]' for k in keys)
+        self.forward.append(f"{indent}({''.join(o + ', ' for o in outs)}), ({targets},) = {run}")
+        if form.machine is not None:
+            self.forward.append("else:")
+            self._chunks(writer, form, step, prefix)
+
+    def _chunks(self, writer: RecurrenceWriter, form: Form, step: Recurrence, prefix: str) -> None:
+        assert form.machine is not None
+        lines, vectors, scalars, reads = writer.chunks()
+        self.functions += [*lines, "", ""]
+        axes = writer.axes
+        lead = f"(B, T{''.join(f', {ops.literal(a.size)}' for a in axes)})"
+        packed = []
+        for atom in (*vectors, *scalars):
+            given = self.types[atom.name]
+            wanted = Type(given.kind, given.shape, axes)
+            packed.append(f"to_memory({ops.align(self.local(atom.name), given, wanted)}, {lead})")
+        machine, say = form.machine, self.forward.append
+        side = [f'state["{s}"]' + (".mT" if form.transposed else "") for s in machine.states]
+        joined = ", ".join(side)
+        say(f"    s = {joined}" if len(side) == 1 else f"    s = torch.cat([{joined}], -1)")
+        say("    xs = [")
+        self.forward += [f"        {x}," for x in packed]
+        say("    ]")
+        say(f"    reads, s = segments({prefix}_chunks, xs, s, {1 + len(axes)}, 64)")
+        back = [f'new["{s}"]' for s in machine.states]
+        if len(back) == 1:
+            say(f"    {back[0]} = s{'.mT' if form.transposed else ''}.to(state[{machine.states[0]!r}].dtype)")
+        else:
+            turn = ".mT" if form.transposed else ""
+            say(f"    {', '.join(back)} = (x{turn}.to(self._like.dtype) for x in s.chunk({len(back)}, -1))")
+        sizes = [ops.literal(self.types[r].shape[0]) for r in reads]
+        names = [self.names.of(f"read {r}") for r in reads]
+        say(f"    {', '.join(names)}{',' if len(names) == 1 else ''} = from_memory(reads, {len(axes)}).to(self._like.dtype).split([{', '.join(sizes)}], -1)")
+        for output in step.outputs:
+            vector = machine.vectors[output]
+            kind = self.types[output]
+            terms = []
+            for r, coefficient in vector.reads:
+                text = self.names.of(f"read {r}")
+                scale = number(coefficient)
+                if scale is None:
+                    text += f" * {ops.align(self.value(coefficient), self.types[coefficient.name], Type('real', kind.shape, axes))}"
+                elif scale != 1.0:
+                    text += f" * {scale!r}"
+                terms.append(text)
+            if vector.constant is not None:
+                terms.append(ops.align(self.value(vector.constant), self.types[vector.constant.name], Type("real", kind.shape, axes)))
+            say(f"    {self.local(output)} = {' + '.join(terms)}")
+
+    # --- stores and instances ------------------------------------------------------------------------
+
+    def _attention(self, e: Equation) -> None:
+        result = self.types[e.name]
+        lead = f"(B, T{''.join(f', {ops.literal(a.size)}' for a in result.axes)})"
+        store, window = e.attr("memory"), e.attr("window")
+        moved = []
+        for atom in e.args:
+            given = self.types[atom.name]
+            moved.append(f"to_memory({ops.align(self.value(atom), given, Type('real', given.shape, result.axes))}, {lead})")
+        q, k, v = moved
+        heads = "".join(f", {ops.literal(a.size)}" for a in result.axes)
+        for key, atom in ((f"{store}.key", e.args[1]), (f"{store}.value", e.args[2])):
+            self.carried[key] = f"z.new_zeros(batch{heads}, 0, {ops.literal(self.types[atom.name].shape[0])})"
+        say = self.forward.append
+        say(f"# {store}: store, {e.span.where}")
+        say(f"k_, v_ = {k}, {v}")
+        say(f'{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, (state["{store}.key"], state["{store}.value"])), {len(result.axes)})')
+        for key, x in ((f"{store}.key", "k_"), (f"{store}.value", "v_")):
+            say(f'new["{key}"] = remember(state["{key}"], {x}, {window})')
+
+    def _call(self, i: Instance) -> None:
+        attr = identifier(i.name)
+        given = {name: self.value(atom) for name, atom in i.args}
+        args = ", ".join(f"{name}={text}" for name, text in given.items())
+        self.forward.append(f'y_, part_ = self.{attr}({args}, state=part(state, "{attr}."), return_state=True)')
+        self.forward.append(f'new |= whole(part_, "{attr}.")')
+        for o in i.outputs:
+            self.forward.append(f"{self.local(f'{i.name}.{o}')} = y_" + (f'["{o}"]' if len(i.outputs) > 1 else ""))
+
+
+__all__ = ["WORDS", "ClassWriter"]

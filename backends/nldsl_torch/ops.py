@@ -1,0 +1,137 @@
+"""One operation as one PyTorch expression. Trailing dimensions are axes and shape; what leads ([B, T] or [B]) does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from string import ascii_lowercase
+
+from nldsl.core import Atom, Equation, Num, Type
+from nldsl.dims import Dim
+from nldsl.vocabulary import is_number
+
+Text = Callable[[Atom], str]
+TypeOf = Callable[[Atom], Type]
+
+UNARY = {
+    "exp": "{}.exp()", "log": "{}.log()", "sqrt": "{}.sqrt()", "abs": "{}.abs()", "sign": "{}.sign()", "tanh": "{}.tanh()",
+    "sigmoid": "{}.sigmoid()", "softplus": "F.softplus({})", "silu": "F.silu({})",
+    "gelu": "F.gelu({})", "relu": "{}.relu()", "stop": "{}.detach()", "neg": "-{}", "copy": "{}",
+    "unit": "unit({})", "norm": "norm({})", "softmax": "{}.softmax(-1)",
+}  # fmt: skip
+BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
+
+
+def literal(value: Dim | float) -> str:
+    if isinstance(value, Dim):
+        exact = value.constant
+        assert exact is not None, value
+        return str(exact.numerator) if exact.denominator == 1 else repr(float(exact))
+    return repr(float(value))
+
+
+def align(text: str, given: Type, wanted: Type) -> str:
+    """Insert dimensions of size 1 so that a tensor of one type broadcasts against one of another."""
+    present = [axis in given.axes for axis in wanted.axes]
+    rank, shape = len(wanted.shape), len(given.shape)
+    if shape == rank:
+        present += [True] * rank
+    elif shape == 0:
+        present += [False] * rank
+    elif is_number(given):  # real[1] against an operator
+        present += [True, *[False] * (rank - 1)]
+    else:  # key channels against an operator
+        present += [False, True]
+    for back, there in enumerate(reversed(present), 1):
+        if not there:
+            text = f"{text}.unsqueeze(-{back})"
+    return text
+
+
+def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
+    """The expression that computes an equation; operands are atoms or parenthesised."""
+
+    def aligned(index: int) -> str:
+        arg = e.args[index]
+        return text(arg) if isinstance(arg, Num) else align(text(arg), type(arg), result)
+
+    if e.op in UNARY:
+        return UNARY[e.op].format(text(e.args[0]))
+    if e.op in BINARY:
+        return f"{aligned(0)} {BINARY[e.op]} {aligned(1)}"
+    if e.op in ("max", "min"):
+        return _extreme(e, aligned)
+    match e.op:
+        case "dot" | "sqnorm" | "sum" | "mean":
+            return _reduction(e, result, text, type)
+        case "apply":
+            return _apply(e, result, text, type)
+        case "transpose":
+            return f"{text(e.args[0])}.mT"
+        case "outer":
+            vector = Type("real", (result.shape[0],), result.axes)
+            left, right = (align(text(a), type(a), vector) for a in e.args)
+            return f"{left}.unsqueeze(-1) * {right}.unsqueeze(-2)"
+        case "scale_values":
+            vector = Type("real", (result.shape[0],), result.axes)
+            return f"{align(text(e.args[0]), type(e.args[0]), vector)}.unsqueeze(-1) * {aligned(1)}"
+        case "gather":
+            t = type(e.args[0])
+            axis = e.attr("axis")
+            back = len(t.shape) + len(t.axes) - t.axes.index(axis) if axis in t.axes else 0
+            keep = len(result.axes) + 1 if axis in t.axes else 0
+            moved = back != len(t.shape) + 1 and keep
+            return f"{text(e.args[0])}.movedim(-{back}, -{len(t.shape) + 1})" if moved else text(e.args[0])
+        case "flatten":
+            rank = len(type(e.args[0]).shape)
+            return f"{text(e.args[0])}.flatten(-{rank})" if rank > 1 else text(e.args[0])
+        case "fill":
+            return f"{align(text(e.args[0]), type(e.args[0]), result)} * torch.ones_like({text(e.args[1])})" if not isinstance(
+                e.args[0], Num) else f"torch.full_like({text(e.args[1])}, {text(e.args[0])})"  # fmt: skip
+        case "cross_entropy":
+            return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
+    raise NotImplementedError(e.op)
+
+
+def _extreme(e: Equation, aligned: Callable[[int], str]) -> str:
+    for i in (0, 1):
+        arg = e.args[i]
+        if isinstance(arg, Num):
+            return f"{aligned(1 - i)}.clamp({'min' if e.op == 'max' else 'max'}={literal(arg.value)})"
+    return f"torch.{e.op}imum({aligned(0)}, {aligned(1)})"
+
+
+def _reduction(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
+    wide = max((type(a) for a in e.args), key=lambda t: len(t.axes))
+    dims = "-1" if len(wide.shape) == 1 else str(tuple(range(-len(wide.shape), 0)))
+    full = Type(wide.kind, wide.shape, result.axes)
+    if e.op == "dot":
+        a, b = (align(text(x), type(x), full) for x in e.args)
+        return f"({a} * {b}).sum({dims})"
+    x = text(e.args[0])
+    return {"sqnorm": f"({x} * {x}).sum({dims})", "sum": f"{x}.sum({dims})", "mean": f"{x}.mean({dims})"}[e.op]
+
+
+def _apply(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
+    w, x = e.args
+    W, X = type(w), type(x)
+    if X.kind == "int":
+        return f"F.embedding({text(x)}, {text(w)}.mT)" if not W.axes else f"{text(w)}.mT[..., {text(x)}, :]"
+    operator = align(text(w), W, Type("map", W.shape, result.axes))
+    return f"apply({operator}, {align(text(x), X, Type('real', X.shape, result.axes))})"
+
+
+def apply_param(W: Type, X: Type, w: str, x: str) -> str:
+    """A param operator applied to a stream: one matrix product for all ticks."""
+    if X.kind == "int":
+        return f"F.embedding({x}, {w}.mT)"
+    if not W.axes:
+        return f"F.linear({x}, {w})"
+    if not set(W.axes) & set(X.axes) and not X.axes:
+        sizes = ", ".join(literal(n) for n in [a.size for a in W.axes] + [W.codomain])
+        return f"F.linear({x}, {w}.flatten(0, -2)).unflatten(-1, ({sizes}))"
+    letters = iter(ascii_lowercase[2:])
+    axes = W.axes if len(W.axes) >= len(X.axes) else X.axes
+    name = {a: next(letters) for a in axes}
+    i, o = next(letters), next(letters)
+    wa, xa, ya = ("".join(name[a] for a in group) for group in (W.axes, X.axes, axes))
+    return f'torch.einsum("...{xa}{i},{wa}{o}{i}->...{ya}{o}", {x}, {w})'

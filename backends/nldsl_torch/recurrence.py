@@ -1,0 +1,153 @@
+"""Functions of one recurrence: `tick` (one tick, any form), `loop` (tick after tick), `chunks` (closed and solve), `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
+from nldsl.lower.affine import Read, Vector
+from nldsl.lower.plan import Form
+from nldsl.lower.rewrite import number
+from nldsl.lower.schedule import Recurrence
+from nldsl_torch import ops
+from nldsl_torch.body import CHUNK_LOCALS, Body, Names, ordered
+from nldsl_torch.chunks import Chunks, stream_atoms
+
+CHUNK = {"solve": 32, "closed": 64}
+CHANNEL_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Function:
+    """A generated function: what it reads from outside as core names (`streams` over time, `fixed` without), and gives."""
+
+    name: str
+    lines: list[str]
+    streams: list[str]
+    fixed: list[str]
+
+
+class RecurrenceWriter:
+    """Writes the functions of one recurrence of a unit."""
+
+    def __init__(self, prefix: str, unit: Unit, types: Mapping[str, Type], static: set[str], step: Recurrence, form: Form):
+        self.prefix, self.unit, self.types, self.static = prefix, unit, types, static
+        self.step, self.form = step, form
+        self.states: dict[str, State] = {s.name: s for s in unit.states if s.name in step.states}
+        self.axes = max((types[s].axes for s in step.states), key=len)
+        self.clocked = any(s.every > 1 or s.reset is not None for s in self.states.values())
+        self.folds = [e for e in step.equations if e.op == "fold"]
+
+    # --- one tick --------------------------------------------------------------------------------
+
+    def tick(self) -> Function:
+        """tick(streams, fixed, [tick,] states) -> (outputs, states), at one tick: streams are [B, axes.., shape..]."""
+        names = Names()
+        equations = ordered(self.step.equations)
+        body = Body(names, self.types, {p.name for p in self.unit.params}, equations, {*self.step.outputs, *self.states})
+        for e in equations:
+            if e.op == "fold":
+                self._fold(body, e)
+            elif e.name in self.states and self.states[e.name].every > 1:
+                self._slow(body, e)
+            else:
+                body.equation(e)
+        reads = [n for n in body.reads if not n.startswith("last ")]
+        streams = [n for n in reads if n not in self.static]
+        fixed = [n for n in reads if n in self.static]
+        registers = [f"last {s}" for s in self.states]
+        accumulators = [f"sum {e.name}" for e in self.folds]
+        args = [names.of(n) for n in (*streams, *fixed)] + (["tick"] if self.clocked else []) + [names.of(n) for n in (*registers, *accumulators)]
+        head = [f"def {self.prefix}_tick({', '.join(args)}):", f'    """One tick of {self._what()}."""']
+        resets = []
+        for s in self.states.values():
+            if s.reset is not None:
+                resets += [f"if tick % {s.reset} == 0:", f"    {names.of(f'last {s.name}')} = {names.of(f'first {s.name}')}"]
+        if resets:
+            firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None]
+            head[0] = head[0].replace("):", f", {', '.join(firsts)}):")
+        gives = [names.of(o) for o in self.step.outputs]
+        after = [names.of(s) for s in self.states] + [names.of(n) for n in accumulators]
+        lines = head + [f"    {line}" for line in [*resets, *body.lines]]
+        lines.append(f"    return {_tuple(gives)}, {_tuple(after)}")
+        return Function(f"{self.prefix}_tick", lines, streams, fixed)
+
+    def _what(self) -> str:
+        states = ", ".join(self.states)
+        return f"{states}: {self.form.name} form" + (f"; {self.form.why}" if self.form.name == "loop" else "")
+
+    def _fold(self, body: Body, e: Equation) -> None:
+        """The sum over the period so far; cleared when the memory has been updated."""
+        memory = self.states[e.attr("memory")]
+        total, name = body.names.of(f"sum {e.name}"), body.names.of(e.name)
+        body.note(e.span)
+        body.lines.append(f"{total} = {total} + {body.text(e.args[0])}")
+        body.lines.append(f"{name} = {total}" + (f" / {memory.every}" if e.attr("over") == "mean" else ""))
+        body.lines.append(f"if (tick + 1 - {memory.offset}) % {memory.every} == 0:")
+        body.lines.append(f"    {total} = torch.zeros_like({total})")
+
+    def _slow(self, body: Body, e: Equation) -> None:
+        state, name = self.states[e.name], body.names.of(e.name)
+        text = body.expression(e)
+        body.note(e.span)
+        body.lines.append(f"{name} = {text} if (tick + 1 - {state.offset}) % {state.every} == 0 else {body.text(Last(e.name))}")
+
+    # --- all ticks -------------------------------------------------------------------------------
+
+    def chunks(self) -> tuple[list[str], list[Ref], list[Ref], list[str]]:
+        """(lines, vector streams, number streams, reads returned) of `chunks(streams, s)` for closed and solve."""
+        assert self.form.machine is not None
+        names = Names(reserved=CHUNK_LOCALS)
+        reads = self._output_reads()
+        vectors, scalars = stream_atoms(self.form, reads)
+        some = names.of(vectors[0].name)
+
+        def vector(atom: Atom) -> str:
+            assert isinstance(atom, Ref), atom
+            return names.of(atom.name)
+
+        def scalar(atom: Atom) -> str:
+            return f"(valid * {number(atom)!r})" if isinstance(atom, Num) else names.of(atom.name)
+
+        state = self.types[self.form.machine.states[0]]
+        dk = ops.literal(state.codomain if self.form.transposed else state.domain)
+        work = Chunks(self.form, vector, scalar, dk, reads)
+        body = work.write()
+        channels = work.by_channel
+        size = CHANNEL_CHUNK if channels else CHUNK[self.form.name]
+        while size > 4 and size * len(self.form.machine.unknown) > 64:
+            size //= 2
+        args = [names.of(a.name) for a in (*vectors, *scalars)]
+        lines = [f"def {self.prefix}_chunks({', '.join(args)}, s, C={size}):", f'    """{self._what()}, by chunks of C ticks: streams [B, axes.., T, d] and [B, axes.., T]."""']
+        lines += [f"    # {n.span.where}  {n.span.source.line(n.span.line).strip()}" for n in self._sources()]
+        lines.append(f"    T = {some}.shape[-2]")
+        lines += [f"    {names.of(a.name)} = chunk({names.of(a.name)}, C)" for a in vectors]
+        lines += [f"    {names.of(a.name)} = chunk({names.of(a.name)}, C, -1)" for a in scalars]
+        if any("valid" in line for line in body):
+            lines.append(f"    valid = chunk({some}.new_ones(T), C, -1).expand({some}.shape[:-1])")
+        lines += [f"    {line}" for line in body]
+        lines.append("    return torch.cat([unchunk(x, T) for x in reads], -1), s")
+        return lines, vectors, scalars, [r.name for r in reads]
+
+    def _sources(self) -> list[Equation]:
+        """One equation of each `.nl` line the machine comes from."""
+        seen: dict[tuple[str, int], Equation] = {}
+        for e in self.step.equations:
+            seen.setdefault((e.span.source.name, e.span.line), e)
+        return [seen[key] for key in sorted(seen)]
+
+    def _output_reads(self) -> list[Read]:
+        assert self.form.machine is not None
+        wanted: dict[str, None] = {}
+        for vector in self.form.machine.vectors.values():
+            wanted.update({name: None for name, _ in vector.reads})
+        return [self.form.machine.reads[name] for name in wanted]
+
+    def vector_of(self, output: str) -> Vector:
+        assert self.form.machine is not None
+        return self.form.machine.vectors[output]
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"

@@ -1,0 +1,131 @@
+"""Streams over time, for generated code. Imports torch only: this text is embedded in generated files.
+
+A stream is a tensor [B, T, ...]: batch, ticks, then the axes of every enclosing `each`, then the shape at one tick.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Region:
+    """A function of streams that is compiled at its first call when `Region.compiled` is on.
+
+    Batch and ticks are dynamic from the first call on, so that no length makes a second compilation; one tick at a
+    time runs eagerly.
+    """
+
+    compiled = False
+    backend = "inductor"
+
+    def __init__(self, fn):
+        self.fn, self.fast = fn, None
+        self.__doc__ = fn.__doc__
+
+    def __call__(self, *args):
+        streams = [a for a in args if isinstance(a, Tensor) and a.dim() >= 2]
+        if not Region.compiled or any(a.shape[1] == 1 for a in streams[:1]):
+            return self.fn(*args)
+        if self.fast is None:
+            self.fast = torch.compile(self.fn, backend=Region.backend, dynamic=True)
+        return self.fast(*args)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / sqrt(sum x^2 + 1e-6) over the last dimension."""
+    return x * ((x * x).sum(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def norm(x: Tensor) -> Tensor:
+    """x / sqrt(mean x^2 + 1e-6) over the last dimension."""
+    return x * ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def apply(operator: Tensor, x: Tensor) -> Tensor:
+    """operator [.., out, in] of x [.., in]."""
+    return (operator @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-log softmax(logits)[target] at every tick: logits [.., n], target [..]."""
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
+
+
+def causal_conv(x: Tensor, weight: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_j weight[.., j] x[t - j] per channel: x [B, T, .., d], weight [.., d, n], past [B, n - 1, .., d] -> the same and the new past."""
+    T, n = x.shape[1], weight.shape[-1]
+    x = torch.cat([past, x], 1)
+    y = x[:, n - 1 :] * weight[..., 0]
+    for j in range(1, n):
+        y = y + x[:, n - 1 - j : n - 1 - j + T] * weight[..., j]
+    return y, x[:, T:]
+
+
+def delay(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n ticks before, for past [B, n, ..]: the n values before the first tick."""
+    T = x.shape[1]
+    x = torch.cat([past, x], 1)
+    return x[:, :T], x[:, T:]
+
+
+def ticks(x: Tensor, start: Tensor) -> Tensor:
+    """The number of each tick of a stream, from 1, as [1, T]; `start` is how many there were before."""
+    return (torch.arange(1, x.shape[1] + 1, device=x.device) + start)[None]
+
+
+def rope(x: Tensor, tick: Tensor) -> Tensor:
+    """Pairs (x_i, x_{i + n/2}) turned by t * 10000^(-2 i / n): x [B, T, .., n], tick [1, T] from 1 (angle 0 at the first)."""
+    n = x.shape[-1] // 2
+    rate = 10000.0 ** (-torch.arange(n, device=x.device, dtype=torch.float64) / n)
+    angle = ((tick - 1).to(torch.float64)[..., None] * rate).view(*tick.shape, *[1] * (x.dim() - 3), n)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :n], x[..., n : 2 * n]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * n :]], -1)
+
+
+def to_memory(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """[(B, T,) axes.., rest..] -> [B, axes.., T, rest..] with lead = (B, T, axes..) expanded."""
+    rest = x.shape[len(lead) :] if x.dim() >= len(lead) else x.shape[len(lead) - 2 :]
+    return x.expand(*lead, *rest).movedim(1, len(lead) - 1)
+
+
+def from_memory(x: Tensor, axes: int) -> Tensor:
+    """[B, axes.., T, rest..] -> [B, T, axes.., rest..]."""
+    return x.movedim(1 + axes, 1)
+
+
+def expect(x: Tensor, name: str, shape: tuple[int, ...], dims: str) -> None:
+    """Refuse an input that is not [batch, ticks, *shape]."""
+    if x.dim() != 2 + len(shape) or tuple(x.shape[2:]) != shape or x.shape[1] == 0:
+        wanted = ", ".join(["batch", "ticks", *map(str, shape)])
+        raise ValueError(f"`{name}` is {list(x.shape)}, expected [{wanted}] ({dims}), with at least one tick")
+
+
+def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state that belong to one instance, without its prefix."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def whole(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The opposite of `part`."""
+    return {prefix + k: v for k, v in state.items()}
+
+
+def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = None):
+    """Tick after tick: streams [B, T, ..] -> (outputs [B, T, ..], states). `start` counts the ticks before, for clocks."""
+    columns = [x.unbind(1) if x.shape[1] == T else x.unbind(1) * T for x in streams]
+    outs = []
+    before = int(start) if start is not None else 0
+    for t in range(T):
+        clock = [before + t] if start is not None else []
+        out, states = tick(*(c[t] for c in columns), *fixed, *clock, *states, *first)
+        outs.append(out)
+    return tuple(torch.stack(o, 1) for o in zip(*outs)), states
+
+
+def remember(past: Tensor, x: Tensor, window: int | None) -> Tensor:
+    """The keys or values [.., P, d] that later ticks will look at."""
+    x = torch.cat([past, x], -2)
+    return x if window is None else x[..., max(0, x.shape[-2] - (window - 1)) :, :]

@@ -1,0 +1,183 @@
+"""The live state of a training run: what one step changes and a checkpoint holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nldsl.diagnostics import NlError
+
+from .checkpoint import (
+    Checkpoint,
+    check_same_spec,
+    load_checkpoint,
+    previous_of,
+    save_checkpoint,
+)
+from .data import ByteData
+from .errors import (
+    checkpoint_does_not_fit,
+    folder_unusable,
+    model_unfit,
+    not_finite,
+    nothing_to_train,
+    settings_changed,
+)
+from .folder import RunFolder, damaged_of
+from .optimizers import OPTIMIZERS, learning_rate
+from .spec import VOCABULARY, TrainSpec, cross_entropy
+
+
+class Run:
+    """Model, optimizer and the number of finished steps, with the checkpoint that follows them."""
+
+    def __init__(self, spec: TrainSpec, data: ByteData, folder: RunFolder) -> None:
+        torch.manual_seed(spec.seed)
+        self.spec = spec
+        self.data = data
+        self.path = folder.checkpoint
+        self.model = spec.build().to(spec.device)
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not self.parameters:
+            raise nothing_to_train()
+        self.optimizer = OPTIMIZERS[spec.optimizer.name](self.parameters, spec.optimizer)
+        self.step = 0
+        self.saved_step: int | None = None
+        self._identity = spec.identity(hashlib.sha256(data.text).hexdigest())
+
+    def train_step(self) -> dict[str, float]:
+        """Take one step; its numbers. Nothing has changed when it raises."""
+        spec, step = self.spec, self.step + 1
+        x, y = (tensor.to(spec.device) for tensor in self.data.batch(self.step))
+        self.model.train()
+        logits = self.model(x)
+        _check_logits(logits, x)
+        loss = spec.objective(logits, y)
+        if loss.ndim != 0:
+            raise model_unfit("the objective's value", "a scalar", _shape(loss))
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        clip = float("inf") if spec.grad_clip is None else spec.grad_clip
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, clip).item()
+        value = loss.item()
+        nats = value if spec.objective is cross_entropy else cross_entropy(logits.detach(), y).item()
+        self._check_finite(step, "loss", value)
+        self._check_finite(step, "gradient norm", grad_norm)
+        rate = learning_rate(
+            step,
+            lr=spec.optimizer.lr,
+            steps=spec.steps,
+            warmup=spec.warmup,
+            schedule=spec.schedule,
+            final_fraction=spec.final_fraction,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step = step
+        return {"loss": value, "nats": nats, "lr": rate, "grad_norm": grad_norm}
+
+    def save(self) -> None:
+        """Write the checkpoint of this step, unless it is there already."""
+        if self.saved_step == self.step:
+            return
+        settings = {**self._identity, "name": self.spec.name, "spec file": self.spec.spec_file}
+        save_checkpoint(
+            self.path,
+            Checkpoint(
+                step=self.step,
+                spec_text=self.spec.spec_text,
+                settings=settings,
+                model=_weights(self.model),
+                optimizer=self.optimizer.state_dict(),
+                rng=_rng_state(self.spec.device),
+            ),
+        )
+        self.saved_step = self.step
+
+    def resume(self) -> str | None:
+        """Take up the last good checkpoint, if there is one; a note where it is not the newest file."""
+        path, previous = self.path, previous_of(self.path)
+        if not path.exists() and not previous.exists():
+            return None
+        checkpoint, note = _load_last_good(path, previous)
+        check_same_spec(path, checkpoint, self.spec.spec_text)
+        changes = _changes(checkpoint.settings, self._identity)
+        if changes:
+            raise settings_changed(path, changes)
+        try:
+            _unwrapped(self.model).load_state_dict(checkpoint.model)
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            _set_rng_state(checkpoint.rng, self.spec.device)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise checkpoint_does_not_fit(path, " ".join(str(error).split())) from None
+        self.step = checkpoint.step
+        self.saved_step = checkpoint.step
+        return note
+
+    def _check_finite(self, step: int, what: str, value: float) -> None:
+        if not -float("inf") < value < float("inf"):
+            raise not_finite(step, what, value, self.path if self.path.exists() else None, self.saved_step)
+
+
+def _load_last_good(path: Path, previous: Path) -> tuple[Checkpoint, str | None]:
+    """The checkpoint at `path`, or where that is missing or damaged the one before it."""
+    try:
+        return load_checkpoint(path), None
+    except NlError as error:
+        if error.diagnostics[0].code not in ("NL707", "NL708") or not previous.exists():
+            raise
+        reason = error.diagnostics[0].message
+        checkpoint = load_checkpoint(previous)
+    try:
+        if path.exists():
+            path.replace(damaged_of(path))
+            reason += f"; it is kept as '{damaged_of(path)}'"
+        previous.replace(path)
+    except OSError as error:
+        raise folder_unusable(path.parent, error.strerror or str(error)) from None
+    return checkpoint, f"{reason}. Going on from the one before it."
+
+
+def _changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
+    return {name: (saved.get(name), value) for name, value in now.items() if saved.get(name) != value}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside a `torch.compile` wrapper: checkpoints name its parameters, not the wrapper's."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return dict(_unwrapped(model).state_dict())
+
+
+def _rng_state(device: str) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.device(device).type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(state: Mapping[str, Tensor], device: str) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _check_logits(logits: object, x: Tensor) -> None:
+    expected = (*x.shape, VOCABULARY)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+        raise model_unfit("the model's output", f"f32{list(expected)}", _shape(logits))
+
+
+def _shape(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.').replace('float', 'f')}{list(value.shape)}"

@@ -1,0 +1,1 @@
+"""The grammar of `.nl` texts, installed as the package `nldsl.grammar`."""

@@ -1,0 +1,75 @@
+"""NL4xx: memories, objectives, ownership and gradient flow."""
+
+from nldsl.catalogue.page import error, warning
+
+_HEAD = "block b(d) {\n  in x : real[d]\n  k = unit(x)\n"
+
+PAGES = {
+    "NL401": error(
+        "a memory without a step",
+        "A memory changes by `minimize OBJECTIVE by STEP` or by `update EXPR`.",
+        _HEAD + "  memory S : d -> d { key k  value x }\n  out y = S(k)\n}",
+        _HEAD + "  memory S : d -> d { key k  value x  minimize -dot(S(k), x) by gd(1) }\n  out y = S(k)\n}",
+    ),
+    "NL402": error(
+        "clauses that do not go together",
+        "A memory has one `minimize` or one `update`, and one of each other clause. A store has `key` and `value` only.",
+        _HEAD + "  memory A : store(d -> d) { key k }\n  out y = A(k)\n}",
+        _HEAD + "  memory A : store(d -> d) { key k  value x }\n  out y = A(k)\n}",
+    ),
+    "NL403": error(
+        "not a reset",
+        "A state starts anew with each sequence (`reset sequence`, the default) or every N ticks (`reset every N`). To keep"
+        " it from call to call, pass it on: `forward(x, state, return_state=True)`.",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update last m + x  reset never }\n  out y = m\n}",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update last m + x  reset every 8 }\n  out y = m\n}",
+    ),
+    "NL404": error(
+        "an objective that does not mention its memory",
+        "The gradient is taken with respect to the memory, so the objective reads it: `S(k)`.",
+        _HEAD + "  memory S : d -> d { minimize 0.5 * sqnorm(k - x) by gd(0.1) }\n  out y = S(k)\n}",
+        _HEAD + "  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - x) by gd(0.1) }\n  out y = S(k)\n}",
+    ),
+    "NL405": error(
+        "not a rule's body",
+        "A rule has equations, memories and exactly one `update`: the state after its step.",
+        "rule r(a) { m = a * g }\nblock b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
+        "rule r(a) { update last w - a * g }\nblock b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
+    ),
+    "NL406": error(
+        "no objective to take a gradient of",
+        "`g` and `grad(at = ...)` stand in a rule, which is a step after `minimize E by`.",
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update last S - grad(at = last S) }\n  out y = S(x)\n}",
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by gd(1) }\n  out y = S(x)\n}",
+    ),
+    "NL407": error(
+        "an objective that is not one number",
+        "An objective is a scalar at each tick: `0.5 * sqnorm(S(k) - v)`, `-dot(S(k), v)`.",
+        _HEAD + "  memory S : d -> d { minimize S(k) - x by gd(0.1) }\n  out y = S(k)\n}",
+        _HEAD + "  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - x) by gd(0.1) }\n  out y = S(k)\n}",
+    ),
+    "NL408": warning(
+        "an objective whose gradient is zero",
+        "Every way from the memory to its objective passes through `stop` or `sign`, so the gradient is zero and the"
+        " memory never learns from it.",
+        _HEAD + "  memory S : d -> d { minimize 0.5 * sqnorm(stop(S(k)) - x) by gd(0.1) }\n  out y = S(k)\n}",
+        _HEAD + "  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - stop(x)) by gd(0.1) }\n  out y = S(k)\n}",
+    ),
+    "NL410": warning(
+        "a memory that nothing reads",
+        "Nothing that reaches an output reads this memory. Read it (`S(q)`), or remove it.",
+        _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by gd(1) }\n  out y = k\n}",
+        _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by gd(1) }\n  out y = S(k)\n}",
+    ),
+    "NL411": error(
+        "two owners of one tensor",
+        "Every tensor has one declaration and one role: a param is trained by the outer objective, a memory by its own.",
+    ),
+    "NL420": warning(
+        "a param that no gradient reaches",
+        "Every way from this param to an output passes through `stop`, `sign` or a whole number, so the outer objective"
+        " cannot train it.",
+        "block b(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = x + stop(W(x))\n}",
+        "block b(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = stop(x) + W(x)\n}",
+    ),
+}

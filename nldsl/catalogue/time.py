@@ -1,0 +1,51 @@
+"""NL3xx: clocks, causality and initialisation."""
+
+from nldsl.catalogue.page import error, warning
+
+PAGES = {
+    "NL301": error(
+        "not a clock",
+        "A clock is strictly periodic: `every N offset K` with whole numbers, N at least 1 and K below N.",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 every 0 { minimize -dot(m, x) by gd(1) }\n  out y = m\n}",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 every 4 { minimize -dot(m, x) by gd(1) }\n  out y = m\n}",
+    ),
+    "NL302": error(
+        "ticks cannot be folded this way",
+        "The gradients of the ticks of one period are added (`over sum`, the default) or averaged (`over mean`).",
+    ),
+    "NL303": error(
+        "not an initial value",
+        "A memory or a param starts as a number, `zeros`, `ones`, `eye`, `constant(c)`, `normal(s)`, `uniform(a, b)`, a"
+        " function of these, or, for a memory, `learned`. It does not depend on streams.",
+        "block b(d) {\n  in x : real[d]\n  param W : d -> d = x\n  out y = W(x)\n}",
+        "block b(d) {\n  in x : real[d]\n  param W : d -> d = normal(0.02)\n  out y = W(x)\n}",
+    ),
+    "NL304": error(
+        "a fast stream in a slow memory's step",
+        "A memory with `every N` changes once in N ticks. The gradients of these ticks are folded into one; a rate or a"
+        " retention that has a value each tick is not: only its value at the last of the N ticks would count. Use a"
+        " constant, a param, or a stream that changes as slowly as the memory.",
+        "block b(d) {\n  in x : real[d]\n  param a : d -> 1\n  k = unit(x)\n  memory S : d -> d every 4 {\n"
+        "    minimize 0.5 * sqnorm(S(k) - x) over mean by gd(sigmoid(a(x)))\n  }\n  out y = S(k)\n}",
+        "block b(d) {\n  in x : real[d]\n  param a : real\n  k = unit(x)\n  memory S : d -> d every 4 {\n"
+        "    minimize 0.5 * sqnorm(S(k) - x) over mean by gd(sigmoid(a))\n  }\n  out y = S(k)\n}",
+    ),
+    "NL305": error(
+        "a learner on another clock than its memory",
+        "A memory inside a rule is a part of the step: it changes when the memory it trains changes.",
+    ),
+    "NL306": warning(
+        "a reset inside a period",
+        "A memory that changes once in N ticks and starts anew every R ticks should have R a multiple of N: otherwise a"
+        " period is cut short, and what its ticks wrote falls into the time after the reset.",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 every 4 { minimize -dot(m, x) by gd(1)  reset every 6 }\n  out y = m\n}",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 every 4 { minimize -dot(m, x) by gd(1)  reset every 8 }\n  out y = m\n}",
+    ),
+    "NL310": error(
+        "a cycle within one tick",
+        "A value of this tick depends on itself. `last NAME` reads the value before this tick and breaks the cycle. Only"
+        " an implicit step may read the state it computes, through the gradient taken there: `grad(at = w)`.",
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update 0.9 * last S + outer(S(x), x) }\n  out y = S(x)\n}",
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update 0.9 * last S + outer(last S(x), x) }\n  out y = S(x)\n}",
+    ),
+}

@@ -1,0 +1,155 @@
+"""Clocks: how often each stream changes, and what a slow memory may read.
+
+A slow memory may be read at every tick: it holds. Its step, which happens once in N ticks, may use the gradients
+folded over these ticks and what changes no faster than it does itself:
+
+    memory S : d -> d every 4 { minimize E by gd(sigmoid(a(x))) }    refused: a(x) has a value each tick
+    memory S : d -> d every 4 { minimize E by gd(0.1) }              accepted
+
+>>> from nldsl.pipeline import check_source
+>>> from nldsl.source import Source
+>>> text = "block b(d) { in x : real[d]  param a : d -> 1  k = unit(x)  memory S : d -> d every 4 { " \\
+...        "minimize 0.5 * sqnorm(S(k) - x) over mean by gd(%s) }  out y = S(k) }"
+>>> [d.code for d in check_source(Source("b.nl", text % "sigmoid(a(x))")).errors]
+['NL304']
+>>> check_source(Source("b.nl", text % "0.1")).errors
+()
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+from nldsl.check.reading import Reading, shown
+from nldsl.check.shapes import Types
+from nldsl.core import Atom, Equation, Num, Ref, State, Unit
+from nldsl.diagnostics import Diagnostic, Label
+
+# (period, offset): the stream changes only at ticks t with (t + 1 - offset) mod period = 0; period 0: never.
+Clock = tuple[int, int]
+NEVER: Clock = (0, 0)
+EACH_TICK: Clock = (1, 0)
+OWN_PAST = frozenset({"count", "delay", "conv", "attend", "rope"})  # operations that change at every tick
+
+
+def clocks(unit: Unit, types: Types) -> list[Diagnostic]:
+    """NL304 fast streams in slow steps, NL305 learners on another clock, NL306 resets inside a period."""
+    reading, every = Reading.of(unit), stream_clocks(unit)
+    found: list[Diagnostic] = []
+    for state in unit.states:
+        if state.every > 1 and state.name in reading.equations:
+            found += _fast_reads(reading, state, every, types)
+        if state.reset is not None and state.reset % state.every:
+            found.append(_cut_short(state))
+    for memory in unit.memories:
+        parent = reading.states.get(memory.parent or "")
+        own = reading.states.get(memory.state or "")
+        if parent is not None and own is not None and (own.every, own.offset) != (parent.every, parent.offset):
+            found.append(
+                Diagnostic("NL305", f"`{own.name}` is a part of the step of `{parent.name}` and has another clock",
+                           (Label(own.span), Label(parent.span, f"`{parent.name}` is trained here")),
+                           expected=_clock_text(parent), found=_clock_text(own), help="leave out its `every`"))  # fmt: skip
+    return found
+
+
+def stream_clocks(unit: Unit) -> dict[str, Clock]:
+    """The clock of every stream of a unit."""
+    reading = Reading.of(unit)
+    clock: dict[str, Clock] = {p.name: NEVER for p in unit.params}
+    clock |= {i.name: EACH_TICK for i in unit.inputs}
+    clock |= {s.name: (s.every, s.offset) for s in unit.states}
+    for name in _in_order(reading, set(clock)):
+        equation = reading.equations.get(name)
+        if equation is None or equation.op in OWN_PAST:
+            clock[name] = EACH_TICK
+        elif equation.op == "fold":
+            clock[name] = clock.get(equation.attr("memory"), EACH_TICK)
+        else:
+            result = NEVER
+            for atom in reading.atoms(name):
+                result = join(result, NEVER if isinstance(atom, Num) else clock.get(atom.name, EACH_TICK))
+            clock[name] = result
+    return clock
+
+
+def join(a: Clock, b: Clock) -> Clock:
+    """The slowest clock that ticks whenever one of the two does."""
+    if NEVER in (a, b):
+        return b if a == NEVER else a
+    period = gcd(a[0], b[0], abs(a[1] - b[1]))
+    return (period, a[1] % period)
+
+
+def as_slow(clock: Clock, state: State) -> bool:
+    """Whether a stream changes only when the state's clock ticks."""
+    return clock == NEVER or (clock[0] % state.every == 0 and (clock[1] - state.offset) % state.every == 0)
+
+
+def _in_order(reading: Reading, known: set[str]) -> list[str]:
+    """Equations and instance outputs, each after what it reads; names on a cycle come last."""
+    order: dict[str, None] = {}
+    for first in (*reading.equations, *reading.instances):
+        stack, opened = [first], set()
+        while stack:
+            name = stack[-1]
+            waiting = [a.name for a in reading.atoms(name) if not isinstance(a, Num)]
+            waiting = [n for n in waiting if n not in known and n not in order and n not in opened]
+            if name in order or name in known or not waiting or name in opened:
+                stack.pop()
+                if name not in known:
+                    order.setdefault(name)
+                continue
+            opened.add(name)
+            stack += waiting
+    return list(order)
+
+
+def _fast_reads(reading: Reading, state: State, clock: dict[str, Clock], types: Types) -> list[Diagnostic]:
+    """The streams in the step of a slow memory that change faster, each named where the step takes it."""
+    found, seen, stack = [], {state.name}, [state.name]
+    while stack:
+        for atom in reading.equations[stack.pop()].args:
+            if isinstance(atom, Num) or as_slow(clock.get(atom.name, EACH_TICK), state) or atom.name in seen:
+                continue
+            seen.add(atom.name)
+            if isinstance(atom, Ref) and _is_step(reading, state, atom, types):
+                stack.append(atom.name)
+            else:
+                found.append(_too_fast(reading, state, atom))
+    return found
+
+
+def _is_step(reading: Reading, state: State, atom: Ref, types: Types) -> bool:
+    """A part of the step's own arithmetic on the state: its cause lies further back."""
+    equation = reading.equations.get(atom.name)
+    same = atom.name in types and (types[atom.name].kind, types[atom.name].shape) == (state.type.kind, state.type.shape)
+    return equation is not None and same and not shown(atom.name) and equation.op != "delay"
+
+
+def _too_fast(reading: Reading, state: State, atom: Atom) -> Diagnostic:
+    name = getattr(atom, "name", "")
+    equation: Equation | None = reading.equations.get(name)
+    span = equation.span if equation is not None else atom.span
+    return Diagnostic(
+        "NL304",
+        f"the step of `{state.name}` uses a stream that changes faster than it",
+        (Label(span, "has a value each tick"), Label(state.span, f"`{state.name}` changes once in {state.every} ticks")),
+        expected=f"a number, a param, or a stream that changes `{_clock_text(state)}`",
+        found=f"`{span.text}`",
+        help="param rate : real = 0.1, then gd(rate); or let the memory change `every 1`",
+    )
+
+
+def _cut_short(state: State) -> Diagnostic:
+    return Diagnostic(
+        "NL306",
+        f"the reset of `{state.name}` falls inside one of its periods",
+        (Label(state.span),),
+        expected=f"a multiple of {state.every} ticks between resets",
+        found=f"reset every {state.reset}",
+        help=f"reset every {max(1, round((state.reset or 1) / state.every)) * state.every}",
+    )
+
+
+def _clock_text(state: State) -> str:
+    return f"every {state.every}" + (f" offset {state.offset}" if state.offset else "")

@@ -1,0 +1,143 @@
+"""Units on demand: a block at given parameters is elaborated and typed once, however often it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nldsl import tree
+from nldsl.check.shapes import Types, infer_shapes
+from nldsl.core import Instance, Ref, Type, Unit
+from nldsl.diagnostics import Diagnostic, Label
+from nldsl.dims import Dim
+from nldsl.elaborate import elaborate_unit
+from nldsl.elaborate.constants import constant
+from nldsl.elaborate.scope import Constant, Scope
+
+MAX_DEPTH = 32
+
+
+@dataclass
+class Units:
+    """All units made from one file so far.
+
+    Attributes:
+        top: the names of the file and of the library.
+        sizes: sample values of symbols.
+        units, types: by key; a unit with errors has no entry in `types`.
+    """
+
+    top: Scope
+    sizes: dict[str, int] = field(default_factory=dict)
+    units: dict[str, Unit] = field(default_factory=dict)
+    types: dict[str, Types] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+
+    def block(self, block: tree.Block, formals: Mapping[str, Any]) -> str | None:
+        """The key of a block at complete parameters; None when it has errors, which are reported."""
+        key = unit_key(block.name, formals)
+        if key in self.units:
+            return key if key in self.types else None
+        if key in self.opened or len(self.opened) >= MAX_DEPTH:
+            self.diagnostics.append(
+                Diagnostic("NL118", f"the block `{block.name}` contains itself", (Label(block.span),), expected="blocks nested at most 32 deep"))  # fmt: skip
+            return None
+        self.opened.append(key)
+        unit, found = elaborate_unit(key, block, formals, self.top, self.sizes)
+        unit, types, wrong = infer_shapes(unit, self.instance)
+        self.opened.pop()
+        self.units[key] = unit
+        self.diagnostics += found + wrong
+        if any(d.severity == "error" for d in found + wrong) or any(i.unit is None for i in unit.instances):
+            return None
+        self.types[key] = types
+        return key
+
+    def instance(self, instance: Instance, args: Mapping[str, Type]) -> tuple[str, Mapping[str, Type]] | None:
+        """The unit of an instance: parameters it does not name are read off the shapes of its arguments."""
+        block = next(b for b in self._blocks() if b.name == instance.block)
+        formals = complete(block, dict(instance.formals), args, self.top)
+        missing = [f for f in block.formals if f.name not in formals]
+        if missing:
+            self.diagnostics.append(
+                Diagnostic("NL110", f"`{block.name}` needs `{missing[0].name}`",
+                           (Label(instance.span), Label(missing[0].span, "declared here")),
+                           expected=f"`{missing[0].name} = ...`, or an input whose shape gives it"))  # fmt: skip
+            return None
+        key = self.block(block, formals)
+        if key is None:
+            return None
+        unit, types = self.units[key], self.types[key]
+        for declared in unit.inputs:
+            given = args[declared.name]
+            if (given.kind, given.shape, given.bound) != (declared.type.kind, declared.type.shape, declared.type.bound):
+                self.diagnostics.append(
+                    Diagnostic("NL202", f"`{block.name}` does not take this", (Label(instance.span), Label(declared.span, f"`{declared.name}` is declared here")),
+                               expected=str(declared.type), found=str(given)))  # fmt: skip
+                return None
+        return key, {name: types[atom.name] if isinstance(atom, Ref) else Type("real") for name, atom in unit.outputs
+                     if not isinstance(atom, Ref) or atom.name in types}  # fmt: skip
+
+    def _blocks(self) -> list[tree.Block]:
+        scope: Scope | None = self.top
+        blocks = []
+        while scope is not None:
+            blocks += [b.value for b in scope.names.values() if isinstance(b, Constant) and isinstance(b.value, tree.Block)]
+            scope = scope.parent
+        return blocks
+
+
+def unit_key(name: str, formals: Mapping[str, Any]) -> str:
+    """`gated_delta(d=64, heads=4)`: block and parameters, equal for equal units."""
+    shown = ", ".join(f"{k}={v.name if isinstance(v, (tree.Block, tree.Rule)) else v}" for k, v in formals.items())
+    return f"{name}({shown})"
+
+
+def complete(block: tree.Block, given: Mapping[str, Any], args: Mapping[str, Type], top: Scope) -> dict[str, Any]:
+    """Values for the formals: given, then read off argument shapes, then defaults; those still unknown are absent."""
+    values = dict(given)
+    for stmt in block.body:
+        if isinstance(stmt, tree.In):
+            for name in stmt.names:
+                if name.id in args:
+                    _match(stmt.type, args[name.id], {f.name for f in block.formals}, values)
+    scope = Scope({k: Constant(v) for k, v in values.items()}, top)
+    complete_values: dict[str, Any] = {}
+    for formal in block.formals:
+        if formal.name not in values and formal.default is not None:
+            value = constant(formal.default, scope)
+            if value is not None:
+                values[formal.name] = tuple(value) if isinstance(value, list) else value
+                scope.names[formal.name] = Constant(values[formal.name])
+        if formal.name in values:
+            complete_values[formal.name] = values[formal.name]
+    return complete_values
+
+
+def _match(declared: tree.Type, given: Type, formals: set[str], values: dict[str, Any]) -> None:
+    """`real[d]` against real[64] gives d = 64, for formals that stand alone as a dimension."""
+    dims: tuple[tree.Expr, ...] = ()
+    if isinstance(declared, tree.RealType):
+        dims = declared.dims
+    elif isinstance(declared, tree.IntType) and declared.bound is not None and given.bound is not None:
+        dims, given = (declared.bound,), Type("int", (given.bound,))
+    for expr, size in zip(dims, given.shape, strict=False):
+        if isinstance(expr, tree.Name) and expr.id in formals and expr.id not in values:
+            values[expr.id] = size
+
+
+def symbolic(block: tree.Block, top: Scope, sizes: dict[str, int]) -> dict[str, Any]:
+    """Parameters for checking a block on its own: sizes are symbols, everything else has its default."""
+    values: dict[str, Any] = {}
+    scope = Scope({}, top)
+    for formal in block.formals:
+        value = constant(formal.default, scope) if formal.default is not None else None
+        if value is None or isinstance(value, Dim):
+            sample = value.integer if isinstance(value, Dim) else None
+            sizes[formal.name] = sample if sample is not None and sample > 0 else sizes.get(formal.name, 2)
+            value = Dim.symbol(formal.name)
+        values[formal.name] = tuple(value) if isinstance(value, list) else value
+        scope.names[formal.name] = Constant(values[formal.name])
+    return values

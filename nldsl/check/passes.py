@@ -1,0 +1,24 @@
+"""The static passes in their order. Each is a pure function `(unit, types) -> diagnostics` in a file of its own.
+
+`UNTYPED` need no types and run on units with errors too.
+"""
+
+from __future__ import annotations
+
+from nldsl.check.causality import causality
+from nldsl.check.clocks import clocks
+from nldsl.check.gradient_flow import gradient_flow
+from nldsl.check.initialisation import initialisation
+from nldsl.check.objectives import objectives
+from nldsl.check.ownership import ownership
+from nldsl.check.stability import stability
+
+UNTYPED = (("causality", causality),)
+TYPED = (
+    ("clocks", clocks),
+    ("initialisation", initialisation),
+    ("ownership", ownership),
+    ("objectives", objectives),
+    ("ranges", stability),
+    ("gradient flow", gradient_flow),
+)

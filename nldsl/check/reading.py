@@ -1,0 +1,116 @@
+"""Who reads whom in a unit: the one place that knows where an equation's arguments are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from nldsl.core import Atom, Equation, Instance, Last, Memory, Num, Ref, State, Unit
+
+CUTS = frozenset({"stop", "sign", "index", "count"})  # no gradient passes these operations
+
+
+def atoms(equation: Equation) -> Iterator[Atom]:
+    """Every atom an equation reads, those of an objective's body included, its own names excluded."""
+    yield from equation.args
+    objective = equation.attr("objective")
+    if objective is not None:
+        inner = {objective.self} | {e.name for e in objective.equations}
+        for part in objective.equations:
+            yield from (a for a in part.args if not isinstance(a, Num) and a.name not in inner)
+
+
+def now(equation: Equation) -> list[Ref]:
+    """What is read at this tick."""
+    return [a for a in atoms(equation) if isinstance(a, Ref)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The definitions of a unit by name."""
+
+    unit: Unit
+    equations: dict[str, Equation] = field(default_factory=dict)
+    instances: dict[str, Instance] = field(default_factory=dict)  # by output name, `layer.y`
+    states: dict[str, State] = field(default_factory=dict)
+
+    @staticmethod
+    def of(unit: Unit) -> Reading:
+        return Reading(
+            unit,
+            {e.name: e for e in unit.equations},
+            {f"{i.name}.{o}": i for i in unit.instances for o in i.outputs},
+            {s.name: s for s in unit.states},
+        )
+
+    def atoms(self, name: str) -> list[Atom]:
+        """What the definition of a name reads; nothing for what is declared."""
+        if name in self.equations:
+            return list(atoms(self.equations[name]))
+        if name in self.instances:
+            return [a for _, a in self.instances[name].args]
+        return []
+
+    def ancestors(self, name: str) -> set[str]:
+        """A name and all it is computed from within this tick."""
+        found, stack = {name}, [name]
+        while stack:
+            fresh = {a.name for a in self.atoms(stack.pop()) if isinstance(a, Ref)} - found
+            found |= fresh
+            stack += fresh
+        return found
+
+    @cached_property
+    def live(self) -> set[str]:
+        """Every name some output depends on, through any number of ticks."""
+        found: set[str] = set()
+        stack = [a.name for _, a in self.unit.outputs if isinstance(a, (Ref, Last))]
+        views = {m.name: m for m in self.unit.memories}
+        while stack:
+            name = stack.pop()
+            if name in found:
+                continue
+            found.add(name)
+            stack += [a.name for a in self.atoms(name) if isinstance(a, (Ref, Last))]
+            if name in self.states and self.states[name].learned is not None:
+                stack.append(self.states[name].learned)
+            if name in views:
+                stack += [a.name for a in (views[name].key, views[name].value) if isinstance(a, (Ref, Last))]
+        return found
+
+    @cached_property
+    def carried(self) -> dict[str, set[str]]:
+        """For each state, the names in its step that hold the state as it is carried along: `a * last S`, its sums."""
+        return {name: self._carried(name) for name in self.states if name in self.equations}
+
+    def _carried(self, state: str) -> set[str]:
+        step = self.ancestors(state)
+        found: set[str] = set()
+        growing = True
+        while growing:
+            growing = False
+            for name in step - found:
+                equation = self.equations.get(name)
+                if equation is not None and equation.op in KEEPS and any(
+                    self.holds(a, state, found) for a in equation.args
+                ):
+                    found.add(name)
+                    growing = True
+        return found
+
+    def holds(self, atom: Atom, state: str, carried: set[str]) -> bool:
+        if isinstance(atom, Last):
+            return atom.name == state
+        return isinstance(atom, Ref) and atom.name in carried
+
+    def owner(self, state: str) -> Memory | None:
+        return next((m for m in self.unit.memories if m.state == state), None)
+
+
+KEEPS = frozenset({"copy", "add", "sub", "neg", "mul", "scale_values"})  # operations that carry a state along
+
+
+def shown(name: str) -> bool:
+    """Whether the author wrote this name: those made by elaboration have a dot and no number alone after it."""
+    return all(part.isdigit() for part in name.split(".")[1:])

@@ -1,0 +1,228 @@
+"""Stability: what keeps a memory bounded, read off the equations of its step.
+
+Warned:    decay(a(x))              a factor on the state that may leave [0, 1]
+           gd(b) with a free key    one step scales the error at k by 1 - b |k|^2, which may exceed 1
+           gd(b(x))                 a rate that may be negative
+Accepted:  decay(sigmoid(a(x))), gd(sigmoid(b(x))) with key unit(k)
+
+>>> from nldsl.pipeline import check_source
+>>> from nldsl.source import Source
+>>> text = ("block b(d) { in x : real[d]  param a : d -> 1  k = %s  memory S : d -> d { "
+...         "minimize 0.5 * sqnorm(S(k) - x) by decay(%s), gd(sigmoid(a(x))) }  out y = S(k) }")
+>>> [d.code for d in check_source(Source("b.nl", text % ("unit(x)", "a(x)"))).diagnostics]
+['NL501']
+>>> [d.code for d in check_source(Source("b.nl", text % ("x", "0.9"))).diagnostics]
+['NL502']
+>>> check_source(Source("b.nl", text % ("unit(x)", "0.9"))).diagnostics
+()
+"""
+
+from __future__ import annotations
+
+from nldsl.check.causality import implicit_at, implicit_states
+from nldsl.check.interval import INF, ONE, Interval, times
+from nldsl.check.ranges import Ranges, analyse
+from nldsl.check.reading import Reading
+from nldsl.check.shapes import Types
+from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, State, Unit
+from nldsl.diagnostics import Diagnostic, Label
+
+SLACK = 1e-9
+
+
+def stability(unit: Unit, types: Types) -> list[Diagnostic]:
+    """NL501 retentions, NL502 rates too large, NL503 negative rates, NL504 double erases."""
+    reading, ranges = Reading.of(unit), analyse(unit, types)
+    found: list[Diagnostic] = []
+    for state in unit.states:
+        if state.name in reading.carried:
+            found += _retentions(reading, ranges, state)
+            found += _rates(reading, ranges, state)
+    return found
+
+
+def retentions(reading: Reading, state: str) -> list[tuple[Equation, Atom]]:
+    """The factors on the state as a step carries it: the equation and the factor."""
+    carried = reading.carried.get(state, set())
+    found = []
+    for name in sorted(carried):
+        equation = reading.equations[name]
+        if equation.op in ("mul", "scale_values"):
+            held = [reading.holds(a, state, carried) for a in equation.args]
+            if held.count(True) == 1:
+                found.append((equation, equation.args[held.index(False)]))
+    return found
+
+
+def _retentions(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
+    found = []
+    for equation, factor in retentions(reading, state.name):
+        bound = ranges.of(factor)
+        if not bound.within(-SLACK, 1 + SLACK):
+            span = _span(reading, factor, equation)
+            found.append(
+                Diagnostic("NL501", f"what `{state.name}` keeps each tick may leave [0, 1]",
+                           (Label(span, f"in {bound}"), Label(state.span, "the memory it scales")), expected="a factor in [0, 1]",
+                           found=f"in {bound}", help=_bounded(factor, span.text)))  # fmt: skip
+    return found
+
+
+def _bounded(factor: Atom, text: str) -> str | None:
+    return None if isinstance(factor, Num) else f"sigmoid({text})"
+
+
+def _rates(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
+    found: list[Diagnostic] = []
+    carried, step = reading.carried[state.name], reading.ancestors(state.name)
+    implicit = implicit_states(reading.unit)
+    for name in sorted(step):
+        sub = reading.equations.get(name)
+        if sub is None or sub.op != "sub" or not reading.holds(sub.args[0], state.name, carried):
+            continue
+        rate, gradient, factor = _rated_gradient(reading, sub.args[1])
+        if gradient is None:
+            continue
+        span = _span(reading, rate, sub) if rate is not None else sub.span
+        bound = ranges.of(rate) if rate is not None else ONE
+        if bound.low < 0:
+            found.append(
+                Diagnostic("NL503", f"the rate of a step of `{state.name}` may be negative",
+                           (Label(span, f"in {bound}"), Label(state.span, "the memory it trains")), expected="a rate of at least 0",
+                           found=f"in {bound}", help=f"softplus({span.text}), or sigmoid({span.text})"))  # fmt: skip
+        at = gradient.args[0]
+        if implicit_at(gradient, implicit) is not None and at.name not in carried - {state.name}:  # type: ignore[union-attr]
+            continue  # an implicit step never overshoots
+        if not reading.holds(at, state.name, carried):
+            continue
+        objective: Objective = gradient.attr("objective")
+        bend = curvature(objective, ranges)
+        if bend is None or bend.high == 0:
+            continue
+        strength = times(times(Interval(max(bound.low, 0.0), max(bound.high, 0.0)), bend), factor)
+        if strength.high > 2 + SLACK:
+            found.append(_overshoot(state, objective, span, bound, bend))
+        found += _double_erase(reading, ranges, state, objective, strength)
+    return found
+
+
+def _overshoot(state: State, objective: Objective, span: object, bound: Interval, bend: Interval) -> Diagnostic:
+    free = bend.high == INF
+    return Diagnostic(
+        "NL502",
+        f"a step of `{state.name}` may overshoot: the error grows where rate * |key|^2 exceeds 2",
+        (Label(objective.span, "curves as |key|^2, which has no bound" if free else f"curves at most {bend.high:.4g}"),
+         Label(span, f"the rate, in {bound}")),  # type: ignore[arg-type]
+        expected="rate * |key|^2 at most 2",
+        found="a key of any length" if free else f"up to {times(bound, bend).high:.4g}",
+        help="k = unit(...) as the key" if free else "sigmoid(...) as the rate",
+    )  # fmt: skip
+
+
+def _rated_gradient(reading: Reading, atom: Atom) -> tuple[Atom | None, Equation | None, Interval]:
+    """`rate * g` as (rate, the gradient, how many ticks are added up); `g` alone has rate None."""
+    equation = reading.equations.get(atom.name) if isinstance(atom, Ref) else None
+    if equation is None:
+        return None, None, ONE
+    if equation.op == "mul":
+        for gradient, rate in (equation.args, equation.args[::-1]):
+            _, found, factor = _rated_gradient(reading, gradient)
+            if found is not None and _ is None:
+                return rate, found, factor
+        return None, None, ONE
+    if equation.op == "fold":
+        rate, found, _one = _rated_gradient(reading, equation.args[0])
+        every = next((s.every for s in reading.unit.states if s.name == equation.attr("memory")), 1)
+        return rate, found, Interval(0.0, float(every) if equation.attr("over") == "sum" else 1.0)
+    return None, equation if equation.op == "grad" else None, ONE
+
+
+def curvature(objective: Objective, ranges: Ranges) -> Interval | None:
+    """Bounds of the second derivative of an objective in its operator: 0 if linear, None if unknown.
+
+    `0.5 * sqnorm(S(k) - v)` has |k|^2, `-dot(S(k), v)` has 0.
+    """
+    body = {e.name: e for e in objective.equations}
+
+    def bends(atom: Atom) -> Interval | None:
+        if not isinstance(atom, Ref) or atom.name not in body:
+            return Interval(0.0, 0.0) if getattr(atom, "name", "") != objective.self else None
+        e = body[atom.name]
+        if e.op in ("add", "sub"):
+            a, b = bends(e.args[0]), bends(e.args[1])
+            if a is None or b is None or (e.op == "sub" and b.high > 0):
+                return None
+            return Interval(a.low + b.low, a.high + b.high)
+        if e.op == "copy":
+            return bends(e.args[0])
+        if e.op == "sqnorm":
+            slope = linear(e.args[0])
+            return None if slope is None else times(Interval(2.0, 2.0), times(slope, slope))
+        if e.op == "mul":
+            inner = [a for a in e.args if isinstance(a, Ref) and a.name in body]
+            if len(inner) == 1:
+                scale = ranges.of(e.args[1] if e.args[0] == inner[0] else e.args[0])
+                value = bends(inner[0])
+                return None if value is None or (scale.low < 0 and value.high > 0) else times(scale, value)
+        if e.op in ("neg", "dot", "sum", "mean"):
+            sides = [linear(a) for a in e.args]
+            moving = [s for s in sides if s is None or s.high > 0]
+            return Interval(0.0, 0.0) if None not in sides and len(moving) <= 1 else _zero_of(e, bends)
+        return None
+
+    def linear(atom: Atom) -> Interval | None:
+        """Bounds of the norm of a map that is affine in the operator; None when it is not."""
+        if isinstance(atom, Ref) and atom.name == objective.self:
+            return ONE
+        if not isinstance(atom, Ref) or atom.name not in body:
+            return Interval(0.0, 0.0)
+        e = body[atom.name]
+        if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name == objective.self:
+            outside = not (isinstance(e.args[1], Ref) and e.args[1].name in body)
+            return Interval(0.0, ranges.norm(e.args[1]) ** 0.5) if outside else None
+        parts = [linear(a) for a in e.args]
+        if None in parts:
+            return None
+        known = [p for p in parts if p is not None]
+        if e.op in ("add", "sub", "neg", "copy", "transpose", "flatten"):
+            return Interval(0.0, sum(p.high for p in known))
+        if e.op == "mul" and len([p for p in known if p.high > 0]) == 1:
+            moving = next(i for i, p in enumerate(known) if p.high > 0)
+            return times(Interval(0.0, ranges.of(e.args[1 - moving]).size), known[moving])
+        return None
+
+    return bends(objective.result)
+
+
+def _zero_of(equation: Equation, bends: object) -> Interval | None:
+    """A minus in front of something linear stays linear."""
+    if equation.op == "neg":
+        inner = bends(equation.args[0])  # type: ignore[operator]
+        return inner if inner is not None and inner.high == 0 else None
+    return None
+
+
+def _double_erase(reading: Reading, ranges: Ranges, state: State, objective: Objective, strength: Interval) -> list[Diagnostic]:
+    """A rule that erases along a key itself, `last w - e outer(last w(k), k)`, beside the gradient of an l2 objective."""
+    carried, step = reading.carried[state.name], reading.ancestors(state.name)
+    erases = []
+    for name in sorted(step):
+        equation = reading.equations.get(name)
+        first = equation.args[0] if equation is not None and equation.op == "outer" else None
+        read = reading.equations.get(first.name) if isinstance(first, Ref) else None
+        if equation is not None and read is not None and read.op == "apply" and reading.holds(read.args[0], state.name, carried):
+            erases.append(equation)
+    keep = [ranges.of(factor).low for _, factor in retentions(reading, state.name)]
+    if not erases or strength.high <= (max(0.0, min(keep)) if keep else 1.0) / 2:
+        return []
+    return [
+        Diagnostic("NL504", f"a step of `{state.name}` erases twice along its key",
+                   (Label(state.span), Label(objective.span, "its gradient erases at the key"), Label(erases[0].span, "and so does the rule")),
+                   expected="a rate of at most half of what the memory keeps", found=f"up to {strength.high:.4g}",
+                   help="minimize -dot(S(k), v), whose gradient only writes")]  # fmt: skip
+
+
+def _span(reading: Reading, atom: Atom, equation: Equation) -> object:  # type: ignore[override]
+    """Where the author wrote a value: its equation if it is computed, its place if it is a name or a number."""
+    if isinstance(atom, (Ref, Last)) and atom.name in reading.equations:
+        return reading.equations[atom.name].span
+    return atom.span if atom.span.text else equation.span

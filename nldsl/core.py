@@ -1,0 +1,218 @@
+"""The core language: one block instance as synchronous equations over streams.
+
+    unit     = inputs, params, states, equations, instances, outputs
+    equation = NAME = OP(ATOM, ...) {ATTRS}             one operation, its arguments are atoms
+    atom     = Ref NAME | Last NAME | Num VALUE         this tick's value | the value before this tick | a constant
+    state    = the stream NAME has a value before its first tick, and a clock
+
+A value of a stream has a `Type`. A linear operator `A -> B` is a value like any other: a memory is a state of
+operator type, reading it is `apply`, writing it is arithmetic on operators and outer products. `grad` is the
+only operation with a body (an `Objective`); the pass `differentiate` replaces it by its derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from nldsl.dims import Dim
+from nldsl.source import NOWHERE, Span
+
+
+def _span() -> Span:
+    return field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The leading axis of an `each`; `id` is unique in the unit."""
+
+    id: str
+    size: Dim
+
+
+@dataclass(frozen=True)
+class Type:
+    """What a stream carries at one tick: `real[d]`, an operator `d -> e`, `int[n]`, `bool`; once per copy of `axes`.
+
+    `shape` is the shape of the tensor without axes; of an operator it is (codomain, domain).
+    """
+
+    kind: str  # real, map, int, bool
+    shape: tuple[Dim, ...] = ()
+    axes: tuple[Axis, ...] = ()
+    bound: Dim | None = None
+
+    @property
+    def is_scalar(self) -> bool:
+        return self.kind != "map" and not self.shape
+
+    @property
+    def domain(self) -> Dim:
+        return self.shape[1]
+
+    @property
+    def codomain(self) -> Dim:
+        return self.shape[0]
+
+    def __str__(self) -> str:
+        each = "".join(f" each {a.id.split('.')[0]}" for a in self.axes)
+        if self.kind == "map":
+            return f"{self.domain} -> {self.codomain}{each}"
+        if self.kind == "int" and self.bound is not None:
+            return f"int[{self.bound}]{each}"
+        dims = ", ".join(str(s) for s in self.shape)
+        return (f"{self.kind}[{dims}]" if self.shape else self.kind) + each
+
+
+# --- atoms -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ref:
+    name: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Last:
+    """The value of a state, or of any stream, before this tick."""
+
+    name: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Num:
+    value: Dim | float
+    span: Span = _span()
+
+
+Atom = Union[Ref, Last, Num]
+
+
+# --- declarations ------------------------------------------------------------------------------
+
+# An initial value is a small expression, evaluated once: ("normal", 0.02), ("log", ("uniform", 1.0, 16.0)), 0.5.
+# `index` names an axis and stands for the number of the copy.
+Init = Union[float, Dim, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Input:
+    name: str
+    type: Type
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Param:
+    """A tensor of the outermost level, trained by the outer objective."""
+
+    name: str
+    type: Type
+    init: Init
+    default_init: bool
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class State:
+    """The stream `name` has a value before the first tick: `init`, or the param `learned`.
+
+    `every` and `offset` are its clock: its equation holds at ticks t with (t + 1 - offset) mod every = 0, t from 0;
+    at the others it keeps its value. With `reset` = n the value before tick t is the first one where t mod n = 0.
+    """
+
+    name: str
+    type: Type
+    init: Init
+    span: Span = _span()
+    learned: str | None = None
+    every: int = 1
+    offset: int = 0
+    reset: int | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A scalar as a function of an operator: the equations that depend on the formal `self`, and the result."""
+
+    self: str
+    equations: tuple[Equation, ...]
+    result: Atom
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Equation:
+    """`name = op(args)`. Attributes by operation: `grad` has `objective`, `delay` has `ticks`, `index` has `axis`."""
+
+    name: str
+    op: str
+    args: tuple[Atom, ...]
+    span: Span = _span()
+    attrs: tuple[tuple[str, Any], ...] = ()
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return dict(self.attrs).get(name, default)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The association view of a state: what tools draw. Lowering reads only states and equations."""
+
+    name: str
+    state: str | None  # None for a store
+    parent: str | None  # the memory whose learner it is a part of
+    key: Atom | None
+    value: Atom | None
+    objective: str | None
+    steps: tuple[str, ...]
+    window: int | None
+    axes: tuple[Axis, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A block used inside a block: a stateful function from input streams to output streams.
+
+    `formals` are the parameters given by the user; `unit` is the key of the elaborated callee, found when the
+    types of the arguments are known.
+    """
+
+    name: str
+    block: str
+    formals: tuple[tuple[str, Any], ...]
+    args: tuple[tuple[str | None, Atom], ...]
+    outputs: tuple[str, ...]
+    span: Span = _span()
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A block at given parameters."""
+
+    key: str
+    block: str
+    formals: tuple[tuple[str, Any], ...]
+    inputs: tuple[Input, ...]
+    params: tuple[Param, ...]
+    states: tuple[State, ...]
+    equations: tuple[Equation, ...]
+    memories: tuple[Memory, ...]
+    instances: tuple[Instance, ...]
+    outputs: tuple[tuple[str, Atom], ...]
+    span: Span = _span()
+
+
+def refs(args: tuple[Atom, ...]) -> Iterator[str]:
+    """The names read at this tick."""
+    return (a.name for a in args if isinstance(a, Ref))
+
+
+def lasts(args: tuple[Atom, ...]) -> Iterator[str]:
+    return (a.name for a in args if isinstance(a, Last))

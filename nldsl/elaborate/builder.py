@@ -1,0 +1,101 @@
+"""Collects the core of one unit while its statements are elaborated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from nldsl import tree
+from nldsl.core import Atom, Equation, Init, Input, Instance, Last, Memory, Num, Objective, Param, Ref, State, Type
+from nldsl.diagnostics import Diagnostic, Label
+from nldsl.elaborate.scope import Sizes
+from nldsl.source import Span
+
+BUDGET = 20_000  # equations of one unit
+
+
+class Skip(Exception):
+    """The statement at hand has been reported; go on with the next."""
+
+
+@dataclass
+class Builder:
+    """The growing unit. `report` takes a diagnostic and goes on, `fail` takes one and leaves the statement."""
+
+    sizes: Sizes
+    inputs: list[Input] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)
+    memories: list[Memory] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
+    outputs: list[tuple[str, Atom]] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)  # declared names some expression mentions
+
+    def report(self, code: str, message: str, span: Span, *because: Label, **more: str | None) -> None:
+        text = more.pop("label", None) or ""
+        self.diagnostics.append(Diagnostic(code, message, (Label(span, text), *because), **more))
+
+    def fail(self, code: str, message: str, span: Span, *because: Label, **more: str | None) -> Skip:
+        self.report(code, message, span, *because, **more)
+        return Skip()
+
+    def fresh(self, hint: str) -> str:
+        """A name nobody has: the hint itself, or the hint with a number."""
+        name, n = hint, 0
+        while name in self.used:
+            n += 1
+            name = f"{hint}.{n}"
+        self.used.add(name)
+        return name
+
+    def emit(
+        self, op: str, args: tuple[Atom, ...], span: Span, name: str | None = None, hint: str = "t", **attrs: Any
+    ) -> Ref:
+        """Add the equation `name = op(args)`; without a name, one is made from the hint."""
+        if len(self.equations) > BUDGET:
+            raise self.fail(
+                "NL003", "this unrolls to too many equations", span, expected=f"at most {BUDGET} a block", found="more"
+            )
+        name = name if name is not None else self.fresh(f"{hint}.1" if hint in self.used else hint)
+        self.equations.append(Equation(name, op, args, span, tuple(attrs.items())))
+        return Ref(name, span)
+
+    def alias(self, atom: Atom, span: Span, name: str) -> Ref:
+        """Make `name` stand for an atom that already has a name of its own."""
+        return self.emit("copy", (atom,), span, name)
+
+    @contextmanager
+    def objective(self, formal: str, span: Span) -> Iterator[list[Objective]]:
+        """Equations emitted inside that depend on `formal` become the objective's body, the rest stay.
+
+        The caller appends nothing; on leaving, the yielded list's last item must be the result atom.
+        """
+        start = len(self.equations)
+        box: list[Any] = []
+        yield box
+        result = box.pop()
+        emitted, depends, body, rest = self.equations[start:], {formal}, [], []
+        for equation in emitted:
+            if any(isinstance(a, Ref) and a.name in depends for a in equation.args):
+                depends.add(equation.name)
+                body.append(equation)
+            else:
+                rest.append(equation)
+        self.equations[start:] = rest
+        box.append(Objective(formal, tuple(body), result, span))
+
+
+def is_zero(init: Init) -> bool:
+    return isinstance(init, (int, float)) and init == 0
+
+
+def place(node: tree.Expr | tree.Stmt, text: str = "") -> Label:
+    return Label(node.span, text)
+
+
+__all__ = ["BUDGET", "Builder", "Last", "Num", "Skip", "Type", "is_zero", "place"]

@@ -1,0 +1,136 @@
+"""Types and initial values as they are declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nldsl import tree
+from nldsl.core import Init, Type
+from nldsl.diagnostics import did_you_mean
+from nldsl.dims import Dim
+from nldsl.elaborate.builder import Builder
+from nldsl.elaborate.constants import as_float, constant
+from nldsl.elaborate.scope import Remembered, Scope, Stream
+
+# Functions of an initial value and the number of their arguments; the last group works entry by entry.
+INITS = {"zeros": 0, "ones": 0, "eye": 0, "normal": 1, "uniform": 2, "constant": 1}
+ENTRYWISE = {"log", "exp", "sqrt", "sigmoid", "softplus"}
+
+
+class Declarations:
+    """Reads the types and initial values of one unit."""
+
+    def __init__(self, builder: Builder):
+        self.b = builder
+
+    def dim(self, expr: tree.Expr, scope: Scope) -> Dim:
+        value = constant(expr, scope)
+        if isinstance(value, Dim):
+            exact = value.constant
+            if exact is not None and (exact.denominator != 1 or exact < 1):
+                raise self.b.fail("NL201", "a dimension must be a whole number above 0", expr.span,
+                                  expected="a whole number", found=str(exact))  # fmt: skip
+            return value
+        found = {float: "a number with a fraction", list: "a list", str: "a text"}.get(type(value), "an expression over streams")
+        if isinstance(expr, tree.Name) and scope.find(expr.id) is None:
+            near = did_you_mean(expr.id, scope.visible())
+            raise self.b.fail("NL101", f"nothing is called `{expr.id}` here", expr.span, found=f"`{expr.id}`",
+                              help=f"did you mean `{near}`?" if near else f"make `{expr.id}` a parameter of the block")  # fmt: skip
+        raise self.b.fail("NL201", "a dimension must be known before any tick", expr.span,
+                          expected="numbers and parameters of the block", found=found)  # fmt: skip
+
+    def type(self, node: tree.Type, scope: Scope) -> Type:
+        match node:
+            case tree.RealType(dims):
+                return Type("real", tuple(self.dim(d, scope) for d in dims), scope.axes)
+            case tree.IntType(None):
+                return Type("int", (), scope.axes)
+            case tree.IntType(bound):
+                return Type("int", (), scope.axes, self.dim(bound, scope))
+            case tree.BoolType():
+                return Type("bool", (), scope.axes)
+            case tree.MapType(domain, codomain):
+                return Type("map", (self.dim(codomain, scope), self.dim(domain, scope)), scope.axes)
+            case tree.StoreType(map):
+                return self.type(map, scope)
+            case tree.LikeType(name):
+                return self._like(node, name, scope)
+        raise AssertionError(node)
+
+    def _like(self, node: tree.LikeType, name: str, scope: Scope) -> Type:
+        learner = scope.find_learner()
+        found = scope.find(name)
+        if name == "w" and learner is not None and found is None:
+            wanted = learner.memory
+        elif isinstance(found, Remembered) or (isinstance(found, Stream) and found.atom is not None):
+            wanted = getattr(found, "name", name)
+        else:
+            wanted = name
+        for declared in (*self.b.states, *self.b.params, *self.b.inputs):
+            if declared.name == wanted:
+                return declared.type
+        raise self.b.fail("NL101", f"`like` needs something declared with a type, and `{name}` is not", node.span,
+                          expected="a param, a memory or an input")  # fmt: skip
+
+    def init(self, expr: tree.Expr, scope: Scope) -> tuple[Init, bool]:
+        """The initial value and whether it is learned: `learned`, `learned(normal(0.1))`."""
+        match expr:
+            case tree.Name("learned"):
+                return ("zeros",), True
+            case tree.Call(tree.Name("learned"), (tree.Arg(None, inner),)):
+                return self._init(inner, scope), True
+        return self._init(expr, scope), False
+
+    def _init(self, expr: tree.Expr, scope: Scope) -> Init:
+        value = constant(expr, scope)
+        if isinstance(value, (Dim, float)):
+            return value
+        match expr:
+            case tree.Name(id) if id in INITS and INITS[id] == 0:
+                return (id,)
+            case tree.Name(id) if (axis := self._axis(id, scope)) is not None:
+                return ("index", axis)
+            case tree.Unary("-", operand):
+                return ("neg", self._init(operand, scope))
+            case tree.Binary(op, left, right):
+                return (op, self._init(left, scope), self._init(right, scope))
+            case tree.Call(tree.Name(fn), args) if fn in INITS or fn in ENTRYWISE:
+                return self._call(expr, fn, args, scope)
+        names = set(INITS) | ENTRYWISE | {"learned"}
+        spelled = expr.id if isinstance(expr, tree.Name) else None
+        if spelled is None and isinstance(expr, tree.Call) and isinstance(expr.fn, tree.Name):
+            spelled = expr.fn.id
+        near = did_you_mean(spelled, names) if spelled else None
+        raise self.b.fail("NL303", "an initial value cannot depend on streams", expr.span,
+                          expected="one of " + ", ".join(sorted(names)) + " or a number",
+                          help=f"did you mean `{near}`?" if near else None)  # fmt: skip
+
+    def _call(self, expr: tree.Call, fn: str, args: tuple[tree.Arg, ...], scope: Scope) -> Init:
+        arity = INITS.get(fn, 1)
+        if len(args) != arity or any(a.name is not None for a in args):
+            raise self.b.fail("NL110", f"wrong number of arguments of `{fn}`", expr.span,
+                              expected=str(arity), found=str(len(args)))  # fmt: skip
+        if fn in ENTRYWISE:
+            return (fn, self._init(args[0].value, scope))
+        numbers: list[Any] = []
+        for arg in args:
+            value = constant(arg.value, scope)
+            number = as_float(value)
+            if number is None and not isinstance(value, Dim):
+                inner = self._init(arg.value, scope)
+                if not isinstance(inner, tuple):
+                    raise AssertionError(inner)
+                numbers.append(inner)
+            else:
+                numbers.append(value if number is None else number)
+        if fn == "normal" and isinstance(numbers[0], float) and numbers[0] < 0:
+            raise self.b.fail("NL303", "a standard deviation is not negative", args[0].span, expected="at least 0", found=str(numbers[0]))
+        return (fn, *numbers)
+
+    def _axis(self, name: str, scope: Scope) -> str | None:
+        found = scope.find(name)
+        if isinstance(found, Stream):
+            for equation in self.b.equations:
+                if equation.op == "index" and found.atom == type(found.atom)(equation.name, equation.span):
+                    return str(equation.attr("axis").id)
+        return None

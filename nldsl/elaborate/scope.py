@@ -1,0 +1,142 @@
+"""What a name can stand for while a block is elaborated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from nldsl import tree
+from nldsl.core import Atom, Axis
+from nldsl.dims import Dim
+from nldsl.source import Span
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Known before any tick: a Dim, float, str, list of these, tree.Block or tree.Rule."""
+
+    value: Any
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An input, an equation, or an argument given for a formal."""
+
+    atom: Atom
+    axes: tuple[Axis, ...]
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A param of operator type: applied, or used as a value."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A memory. `pairs` holds (key, value, window) of a store, filled in when its clauses are elaborated."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    node: tree.Memory | None
+    span: Span | None = None
+    pairs: list[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The memory inside its own objective: the operator that is optimised."""
+
+    atom: Atom
+    last: Atom
+    axes: tuple[Axis, ...]
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Called:
+    """A block instance with several outputs: `m = f(x)`, then `m.y`."""
+
+    outputs: Mapping[str, Atom]
+    axes: tuple[Axis, ...]
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """`w`, `g` and `grad` inside a rule: the state reached so far, the state after this rule, the gradient.
+
+    `every` and `offset` are the clock a memory of the rule inherits; `folds` says that the gradient is folded over it.
+    """
+
+    last: Atom
+    now: Atom
+    memory: str
+    objective: str | None
+    axes: tuple[Axis, ...]
+    every: int = 1
+    offset: int = 0
+    folds: bool = False
+    over: str = "sum"
+    gradients: dict[Atom, Atom] = field(default_factory=dict)
+
+
+Binding = Union[Constant, Stream, Operator, Remembered, Variable, Called]
+
+
+@dataclass
+class Scope:
+    """Names of one brace level. `axes` are those of the enclosing `each`es, outermost first."""
+
+    names: dict[str, Binding]
+    parent: Scope | None = None
+    axes: tuple[Axis, ...] = ()
+    learner: Learner | None = None
+    suffix: str = ""
+
+    def find(self, name: str) -> Binding | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.parent
+        return None
+
+    def find_learner(self) -> Learner | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if scope.learner is not None:
+                return scope.learner
+            scope = scope.parent
+        return None
+
+    def visible(self) -> set[str]:
+        names: set[str] = set()
+        scope: Scope | None = self
+        while scope is not None:
+            names |= scope.names.keys()
+            scope = scope.parent
+        return names
+
+    def inner(self, axes: tuple[Axis, ...] | None = None, suffix: str = "") -> Scope:
+        return Scope({}, self, self.axes if axes is None else axes, None, self.suffix + suffix)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sample values of symbols, used where elaboration needs a number that is not given."""
+
+    values: Mapping[str, int]
+
+    def integer(self, dim: Dim) -> int | None:
+        exact = dim.integer
+        if exact is not None:
+            return exact
+        value = dim.value(self.values)
+        return int(value) if value.denominator == 1 else max(1, int(value))

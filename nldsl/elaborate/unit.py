@@ -1,0 +1,296 @@
+"""Statements of a block: names are declared first, so that their order does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nldsl import tree
+from nldsl.core import Axis, Input, Instance, Param, Ref, Type, Unit
+from nldsl.diagnostics import Diagnostic, Label
+from nldsl.dims import Dim
+from nldsl.elaborate.builder import Builder, Skip
+from nldsl.elaborate.constants import constant
+from nldsl.elaborate.memories import Memories
+from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
+from nldsl.vocabulary import WORDS
+
+
+def elaborate_unit(
+    key: str, block: tree.Block, formals: Mapping[str, Any], top: Scope, sizes: Mapping[str, int]
+) -> tuple[Unit, list[Diagnostic]]:
+    """One block at given parameters.
+
+    Args:
+        key: the name of this unit.
+        formals: a value for every formal: a Dim, float, str, tuple or block.
+        top: the names of the file and of the library.
+        sizes: sample values of the symbols in `formals`.
+
+    Returns:
+        The unit and everything that was wrong; a unit with errors is not complete.
+    """
+    work = Statements(Builder(Sizes(sizes)), top)
+    scope = Scope({name: Constant(value, block.span) for name, value in formals.items()}, top)
+    work.body(block.body, scope)
+    b = work.b
+    if not b.outputs and not any(d.severity == "error" for d in b.diagnostics):
+        b.report("NL113", f"the block `{block.name}` has no output", block.span, expected="an `out`", help="out y = ...")
+    unit = Unit(
+        key, block.name, tuple(formals.items()), tuple(b.inputs), tuple(b.params), tuple(b.states), tuple(b.equations),
+        tuple(b.memories), tuple(b.instances), tuple(b.outputs), block.span,
+    )  # fmt: skip
+    return unit, b.diagnostics
+
+
+class Statements(Memories):
+    """Elaborates the statements of one block."""
+
+    def body(self, stmts: Sequence[tree.Stmt], scope: Scope) -> None:
+        """Declare every name, then elaborate every statement; a wrong one is reported and left out."""
+        work = []
+        for stmt in stmts:
+            try:
+                work.append((stmt, self._declare(stmt, scope)))
+            except Skip:
+                continue
+        for stmt, names in work:
+            try:
+                self._statement(stmt, names, scope)
+            except Skip:
+                continue
+
+    # --- declaration -----------------------------------------------------------------------------
+
+    def _declare(self, stmt: tree.Stmt, scope: Scope) -> Any:
+        match stmt:
+            case tree.In(names) | tree.Param(names):
+                return [self._declare_typed(stmt, name, scope) for name in names]
+            case tree.Memory(name):
+                spelled = self._spelled(name, scope)
+                home = _home(scope, name)
+                self._add(home, spelled, self.remembered(stmt, scope, self._core(name, spelled, scope)), name)
+                return spelled
+            case tree.Equation(name):
+                spelled = self._spelled(name, scope)
+                core = self._core(name, spelled, scope)
+                self._add(_home(scope, name), spelled, Stream(Ref(core, name.span), scope.axes, name.span), name)
+                return core
+            case tree.Out(name, expr) if expr is not None:
+                spelled = self._spelled(name, scope)
+                core = self._core(name, spelled, scope)
+                self._add(scope, spelled, Stream(Ref(core, name.span), scope.axes, name.span), name)
+                return core
+            case tree.Chain(name):
+                core = self.b.fresh(name)
+                self._add(scope, name, Stream(Ref(core, stmt.span), scope.axes, stmt.span), stmt)
+                return core
+            case tree.Each():
+                return self._each(stmt, scope)
+            case tree.For():
+                copies = []
+                for value in self.values(stmt.range, scope):
+                    inner = scope.inner(suffix=f".{value}")
+                    inner.names[stmt.var] = Constant(value, stmt.span)
+                    copies.append((inner, self._declare_all(stmt.body, inner)))
+                return copies
+        return None
+
+    def _declare_all(self, stmts: Sequence[tree.Stmt], scope: Scope) -> list[tuple[tree.Stmt, Any]]:
+        return [(stmt, self._declare(stmt, scope)) for stmt in stmts]
+
+    def _declare_typed(self, stmt: tree.In | tree.Param, name: tree.Declared, scope: Scope) -> str:
+        spelled = self._spelled(name, scope)
+        core = self._core(name, spelled, scope)
+        stream = isinstance(stmt, tree.In) or not isinstance(stmt.type, tree.MapType)
+        bound = (Stream(Ref(core, name.span), scope.axes, name.span) if stream else Operator(core, scope.axes, name.span))
+        self._add(_home(scope, name), spelled, bound, name)
+        return core
+
+    def _each(self, stmt: tree.Each, scope: Scope) -> Any:
+        size = constant(stmt.range, scope)
+        if not isinstance(size, Dim):
+            raise self.b.fail("NL105", "the number of copies must be known before any tick", stmt.range.span,
+                              expected="a whole number or a parameter", help="for x in [...] makes different copies")  # fmt: skip
+        axis = Axis(self.b.fresh(stmt.var), size)
+        inner = _Each({}, scope, (*scope.axes, axis), None, scope.suffix)
+        index = self.b.emit("index", (), stmt.span, hint=f"{axis.id}.index", axis=axis)
+        inner.names[stmt.var] = Stream(index, inner.axes, stmt.span)
+        return inner, self._declare_all(stmt.body, inner)
+
+    def _spelled(self, name: tree.Declared, scope: Scope) -> str:
+        if name.index is None:
+            return name.id
+        return self.spell(tree.Index(tree.Name(name.id, name.span), name.index, name.span), scope)
+
+    def _core(self, name: tree.Declared, spelled: str, scope: Scope) -> str:
+        if name.index is not None:
+            return self.b.fresh(spelled.replace("[", ".").replace("]", ""))
+        return self.b.fresh(name.id + scope.suffix)
+
+    def _add(self, scope: Scope, spelled: str, binding: Any, node: tree.Declared | tree.Stmt) -> None:
+        # The names of an `each` are visible outside it too, where they carry its axis.
+        if isinstance(scope, _Each):
+            assert scope.parent is not None
+            self._add(scope.parent, spelled, binding, node)
+            return
+        if spelled in scope.names:
+            first = scope.names[spelled].span
+            raise self.b.fail("NL102", f"`{spelled}` is defined twice", node.span,
+                              *([Label(first, "the first definition")] if first else []),
+                              expected="one equation a name", found="a second one", label="the second")  # fmt: skip
+        if spelled in WORDS and WORDS[spelled].user:
+            raise self.b.fail("NL102", f"`{spelled}` is a word of the language", node.span,
+                              expected="another name", help=f"{spelled}_ = ...")  # fmt: skip
+        scope.names[spelled] = binding
+
+    # --- elaboration -----------------------------------------------------------------------------
+
+    def _statement(self, stmt: tree.Stmt, declared: Any, scope: Scope) -> None:
+        match stmt:
+            case tree.In():
+                for core, name in zip(declared, stmt.names, strict=True):
+                    self.b.inputs.append(Input(core, self.declared.type(stmt.type, scope), name.span))
+            case tree.Param():
+                self._param(stmt, declared, scope)
+            case tree.Memory():
+                self.memory(stmt, declared, scope)
+            case tree.Equation(name, expr):
+                self._equation(name.id, expr, declared, scope)
+            case tree.Out(name, None):
+                self.b.outputs.append((name.id, self.atom(tree.Name(name.id, name.span), scope)))
+            case tree.Out(name, expr):
+                assert expr is not None
+                if scope.axes:
+                    raise self.b.fail("NL114", "an output stands outside every `each`", stmt.span,
+                                      expected="an output of the block", help=f"out {name.id} = flatten(...)")  # fmt: skip
+                self._equation(name.id, expr, declared, scope)
+                self.b.outputs.append((name.id, Ref(declared, name.span)))
+            case tree.Each():
+                inner, work = declared
+                for sub, names in work:
+                    self._quietly(sub, names, inner)
+            case tree.For():
+                for inner, work in declared:
+                    for sub, names in work:
+                        self._quietly(sub, names, inner)
+            case tree.Chain():
+                self._chain(stmt, declared, scope)
+            case tree.Update() | tree.Minimize():
+                raise self.b.fail("NL115", "this stands inside a memory, a rule or a `train`", stmt.span,
+                                  expected="a statement of a block")  # fmt: skip
+
+    def _quietly(self, stmt: tree.Stmt, names: Any, scope: Scope) -> None:
+        try:
+            self._statement(stmt, names, scope)
+        except Skip:
+            return
+
+    def _param(self, stmt: tree.Param, cores: list[str], scope: Scope) -> None:
+        type = self.declared.type(stmt.type, scope)
+        if stmt.init is not None:
+            init, learned = self.declared.init(stmt.init, scope)
+            if learned:
+                raise self.b.fail("NL303", "a param is learned already", stmt.init.span, expected="an initial value", help="normal(0.02)")
+        elif type.kind == "map":
+            init = ("normal", ("^", type.domain, -0.5))
+        else:
+            init = ("zeros",)
+        for core, name in zip(cores, stmt.names, strict=True):
+            self.b.params.append(Param(core, type, init, stmt.init is None, name.span))
+
+    def _equation(self, spelled: str, expr: tree.Expr, core: str, scope: Scope) -> None:
+        if isinstance(expr, tree.Call) and isinstance(expr.fn, tree.Name):
+            found = scope.find(expr.fn.id)
+            if isinstance(found, Constant) and isinstance(found.value, tree.Block):
+                self.b.read.add(expr.fn.id)
+                outputs = self._instance(expr, found.value, scope)
+                if len(outputs) > 1:
+                    home = scope
+                    while spelled not in home.names and home.parent is not None:
+                        home = home.parent
+                    home.names[spelled] = Called(outputs, scope.axes, expr.span)
+                else:
+                    self.b.alias(next(iter(outputs.values())), expr.span, core)
+                return
+        self.atom(expr, scope, core, core)
+
+    def _chain(self, stmt: tree.Chain, core: str, scope: Scope) -> None:
+        current = self.atom(stmt.init, scope, f"{core}.start")
+        values = self.values(stmt.range, scope)
+        for n, value in enumerate(values):
+            inner = scope.inner(suffix=f".{value}")
+            inner.names[stmt.var] = Constant(value, stmt.span)
+            inner.names[stmt.name] = Stream(current, scope.axes, stmt.span)
+            steps = [s for s in stmt.body if isinstance(s, tree.Equation) and s.name.id == stmt.name]
+            if len(steps) != 1:
+                raise self.b.fail("NL116", f"a chain has one equation for `{stmt.name}`", stmt.span,
+                                  expected=f"one `{stmt.name} = ...` in its body", found=str(len(steps)))  # fmt: skip
+            self.body([s for s in stmt.body if s is not steps[0]], inner)
+            name = core if n == len(values) - 1 else self.b.fresh(f"{core}.{value}")
+            self._equation(stmt.name, steps[0].expr, name, inner)
+            current = Ref(name, stmt.span)
+        if not values:
+            self.b.alias(current, stmt.span, core)
+
+    # --- blocks in blocks ------------------------------------------------------------------------
+
+    def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
+        outputs = self._instance(expr, block, scope)
+        if len(outputs) != 1:
+            raise self.b.fail("NL107", f"`{block.name}` has {len(outputs)} outputs", expr.span,
+                              expected="a block with one output here", help=f"m = {block.name}(...), then m.{next(iter(outputs), 'y')}")  # fmt: skip
+        atom = next(iter(outputs.values()))
+        return atom if name is None else self.b.alias(atom, expr.span, name)
+
+    def _instance(self, expr: tree.Call, block: tree.Block, scope: Scope) -> dict[str, Ref]:
+        if scope.axes:
+            raise self.b.fail("NL117", "a block cannot be used inside an `each`", expr.span,
+                              expected="a block outside every `each`", help="make the copies inside the block")  # fmt: skip
+        inputs = [n.id for s in block.body if isinstance(s, tree.In) for n in s.names]
+        names = {f.name: f for f in block.formals}
+        formals: list[tuple[str, Any]] = []
+        args: list[tuple[str | None, Any]] = []
+        free = iter(inputs)
+        for arg in expr.args:
+            if arg.name is None:
+                target = next(free, None)
+                if target is None:
+                    raise self.b.fail("NL110", f"`{block.name}` takes {len(inputs)} stream(s)", arg.span,
+                                      expected=", ".join(inputs) or "none", help=f"parameters are given by name: {next(iter(names), 'd')} = ...")  # fmt: skip
+                args.append((target, self.atom(arg.value, scope, target)))
+            elif arg.name in inputs:
+                args.append((arg.name, self.atom(arg.value, scope, arg.name)))
+            elif arg.name in names:
+                value = constant(arg.value, scope)
+                if value is None:
+                    raise self.b.fail("NL105", f"the parameter `{arg.name}` must be known before any tick", arg.span,
+                                      Label(names[arg.name].span, "declared here"), expected="a constant")  # fmt: skip
+                formals.append((arg.name, tuple(value) if isinstance(value, list) else value))
+            else:
+                raise self.b.fail("NL110", f"`{block.name}` has no parameter `{arg.name}`", arg.span,
+                                  expected=", ".join([*inputs, *names]) or "no arguments")  # fmt: skip
+        missing = [i for i in inputs if i not in {name for name, _ in args}]
+        if missing:
+            raise self.b.fail("NL110", f"`{block.name}` needs `{missing[0]}`", expr.span,
+                              expected=f"a stream for `{missing[0]}`", found="none")  # fmt: skip
+        name = self.b.fresh(block.name)
+        outputs = {s.name.id: Ref(f"{name}.{s.name.id}", expr.span) for s in block.body if isinstance(s, tree.Out)}
+        self.b.instances.append(Instance(name, block.name, tuple(formals), tuple(args), tuple(outputs), expr.span))
+        return outputs
+
+
+class _Each(Scope):
+    """The inside of an `each`: its declarations go to the scope around it."""
+
+
+def _home(scope: Scope, name: tree.Declared) -> Scope:
+    """Where a declaration goes: `F[p]` is seen outside the `for` that makes it."""
+    if name.index is None:
+        return scope
+    while scope.suffix and scope.parent is not None:
+        scope = scope.parent
+    return scope
+
+
+__all__ = ["Remembered", "Type", "elaborate_unit"]

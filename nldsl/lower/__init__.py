@@ -1,0 +1,1 @@
+"""Core to plan: differentiate, solve implicit steps, schedule, and find the best provable form of each recurrence."""

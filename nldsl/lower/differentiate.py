@@ -1,0 +1,193 @@
+"""Every `grad` becomes equations: the objective's derivative with respect to the operator, by reverse mode.
+
+    S.g = grad(at = w) of 0.5 * sqnorm(S(k) - v)     becomes     S.r = w(k)    S.d = S.r - v    S.g = outer(S.d, k)
+
+A gradient with respect to an operator is a sum of outer products, one for each place the operator is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, Type, Unit
+from nldsl.dims import Dim
+from nldsl.lower.rewrite import Rewriter
+from nldsl.vocabulary import is_number
+
+
+class NotDifferentiable(Exception):
+    """No pullback for an operation on the way from the memory to its objective."""
+
+    def __init__(self, equation: Equation):
+        super().__init__(equation.op)
+        self.equation = equation
+
+
+def differentiate(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """Replace the gradients of a unit.
+
+    Raises:
+        NotDifferentiable: for an operation without a pullback.
+    """
+    work = Rewriter(unit, types)
+    for equation in unit.equations:
+        objective = equation.attr("objective")
+        if objective is not None:
+            _gradient(work, equation, objective)
+    return work.finish()
+
+
+def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
+    work.at(equation.span)
+    (at,) = equation.args
+    memory = equation.name
+    del work.equations[equation.name]
+    names: dict[str, Atom] = {objective.self: at}
+
+    def seen(atom: Atom) -> Atom:
+        return names.get(atom.name, atom) if isinstance(atom, Ref) else atom
+
+    body = []
+    for part in objective.equations:
+        args = tuple(seen(a) for a in part.args)
+        work.at(part.span)
+        copy = work.define(work.fresh(f"{memory}.{part.op}"), part.op, args, **dict(part.attrs))
+        names[part.name] = copy
+        body.append((part, work.equations[copy.name]))
+    work.at(equation.span)
+    depends = {objective.self} | {part.name for part in objective.equations}
+    adjoints: dict[str, Atom] = {}
+
+    def accumulate(name: str, contribution: Atom | None) -> None:
+        if contribution is not None:
+            adjoints[name] = work.add(adjoints[name], contribution) if name in adjoints else contribution
+
+    if isinstance(objective.result, Ref):
+        accumulate(objective.result.name, Num(1.0))
+    for part, forward in reversed(body):
+        cotangent = adjoints.get(part.name)
+        if cotangent is None:
+            continue
+        for index, arg in enumerate(part.args):
+            if isinstance(arg, Ref) and arg.name in depends:
+                value = _pull(work, forward, part, index, cotangent)
+                accumulate(arg.name, None if value is None else _narrow(work, value, work.type(forward.args[index])))
+    total = adjoints.get(objective.self)
+    if total is None:
+        work.define(equation.name, "mul", (Num(0.0), at))
+    else:
+        work.define(equation.name, "copy", (total,))
+
+
+def _narrow(work: Rewriter, value: Atom, wanted: Type) -> Atom:
+    """Sum a cotangent over the entries its argument was extended to."""
+    if is_number(wanted) and not is_number(work.type(value)):
+        return work.emit("sum", value)
+    return value
+
+
+Pullback = Callable[[Rewriter, tuple[Atom, ...], Atom, Atom], Atom | None]
+# op -> one pullback an argument: (work, args, result, cotangent) -> cotangent of the argument; None passes nothing.
+PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
+    "add": (lambda w, a, y, c: c, lambda w, a, y, c: c),
+    "sub": (lambda w, a, y, c: c, lambda w, a, y, c: w.neg(c)),
+    "neg": (lambda w, a, y, c: w.neg(c),),
+    "copy": (lambda w, a, y, c: c,),
+    "mul": (lambda w, a, y, c: _times(w, c, a[1], a[0]), lambda w, a, y, c: _times(w, c, a[0], a[1])),
+    "div": (
+        lambda w, a, y, c: w.emit("div", c, a[1]),
+        lambda w, a, y, c: w.neg(w.emit("div", w.mul(c, y), a[1])),
+    ),
+    "pow": (lambda w, a, y, c: w.mul(c, w.mul(a[1], w.emit("pow", a[0], w.add(a[1], Num(-1.0))))), None),
+    "exp": (lambda w, a, y, c: w.mul(c, y),),
+    "log": (lambda w, a, y, c: w.emit("div", c, a[0]),),
+    "sqrt": (lambda w, a, y, c: w.emit("div", w.mul(Num(0.5), c), y),),
+    "abs": (lambda w, a, y, c: w.mul(c, w.emit("sign", a[0])),),
+    "sign": (lambda w, a, y, c: None,),
+    "tanh": (lambda w, a, y, c: w.mul(c, w.emit("sub", Num(1.0), w.mul(y, y))),),
+    "sigmoid": (lambda w, a, y, c: w.mul(c, w.mul(y, w.emit("sub", Num(1.0), y))),),
+    "softplus": (lambda w, a, y, c: w.mul(c, w.emit("sigmoid", a[0])),),
+    "silu": (lambda w, a, y, c: w.mul(c, _silu_slope(w, a[0], y)),),
+    "relu": (lambda w, a, y, c: w.mul(c, w.emit("sign", y)),),
+    "max": (lambda w, a, y, c: w.mul(c, _above(w, a[0], a[1])), lambda w, a, y, c: w.mul(c, _above(w, a[1], a[0]))),
+    "min": (lambda w, a, y, c: w.mul(c, _above(w, a[1], a[0])), lambda w, a, y, c: w.mul(c, _above(w, a[0], a[1]))),
+    "stop": (lambda w, a, y, c: None,),
+    "dot": (lambda w, a, y, c: w.mul(c, a[1]), lambda w, a, y, c: w.mul(c, a[0])),
+    "sqnorm": (lambda w, a, y, c: w.mul(w.mul(Num(2.0), c), a[0]),),
+    "sum": (lambda w, a, y, c: w.emit("fill", c, a[0]),),
+    "mean": (lambda w, a, y, c: w.emit("fill", w.emit("div", c, _size(w, a[0])), a[0]),),
+    "unit": (lambda w, a, y, c: _normalised(w, a[0], y, c, Num(1.0)),),
+    "norm": (lambda w, a, y, c: _normalised(w, a[0], y, c, _size(w, a[0])),),
+    "softmax": (lambda w, a, y, c: w.mul(y, w.emit("sub", c, w.emit("dot", c, y))),),
+    "apply": (
+        lambda w, a, y, c: w.emit("outer", c, a[1]),
+        lambda w, a, y, c: w.emit("apply", w.emit("transpose", a[0]), c),
+    ),
+    "transpose": (lambda w, a, y, c: w.emit("transpose", c),),
+    "outer": (
+        lambda w, a, y, c: w.emit("apply", c, a[1]),
+        lambda w, a, y, c: w.emit("apply", w.emit("transpose", c), a[0]),
+    ),
+    "scale_values": (None, lambda w, a, y, c: w.emit("scale_values", a[0], c)),
+    "fill": (lambda w, a, y, c: w.emit("sum", c), lambda w, a, y, c: None),
+}  # fmt: skip
+
+
+def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotangent: Atom) -> Atom | None:
+    pullback = PULLBACKS.get(part.op, (None,) * len(part.args))[index]
+    if pullback is None:
+        raise NotDifferentiable(part)
+    return pullback(work, forward.args, Ref(forward.name, part.span), cotangent)
+
+
+def _times(work: Rewriter, cotangent: Atom, other: Atom, wanted: Atom) -> Atom:
+    """The cotangent of one factor: a vector that scales key channels has no pullback of its own."""
+    target, factor = work.type(wanted), work.type(other)
+    if target.kind == "real" and factor.kind == "map" and not is_number(target):
+        raise NotDifferentiable(Equation("mul", "mul", (wanted, other), work.span))
+    if is_number(target) and not is_number(factor):
+        return work.emit("dot", cotangent, other)
+    return work.mul(other, cotangent)
+
+
+def _silu_slope(work: Rewriter, a: Atom, y: Atom) -> Atom:
+    s = work.emit("sigmoid", a)
+    return work.add(s, work.mul(y, work.emit("sub", Num(1.0), s)))
+
+
+def _above(work: Rewriter, a: Atom, b: Atom) -> Atom:
+    """1 where a > b, 0 where a < b, 1/2 where they are equal."""
+    return work.mul(Num(0.5), work.add(work.emit("sign", work.emit("sub", a, b)), Num(1.0)))
+
+
+def _normalised(work: Rewriter, a: Atom, y: Atom, c: Atom, n: Atom) -> Atom:
+    """For y = a * r, r = 1 / sqrt(|a|^2 / n + 1e-6): r * (c - y <y, c> / n)."""
+    r = work.emit("sqrt", work.add(work.emit("div", work.emit("sqnorm", a), n), Num(1e-6)))
+    inner = work.emit("div", work.emit("dot", y, c), n)
+    return work.emit("div", work.emit("sub", c, work.mul(inner, y)), r)
+
+
+def _size(work: Rewriter, a: Atom) -> Atom:
+    size = Dim.of(1)
+    for n in work.type(a).shape:
+        size = size * n
+    return Num(size)
+
+
+def prune(unit: Unit) -> Unit:
+    """Drop equations that no output, state or instance needs."""
+    defined = {e.name: e for e in unit.equations}
+    needed: set[str] = set()
+    stack: list[Atom] = [atom for _, atom in unit.outputs]
+    stack += [atom for i in unit.instances for _, atom in i.args]
+    while stack:
+        atom = stack.pop()
+        if isinstance(atom, (Ref, Last)) and atom.name not in needed:
+            needed.add(atom.name)
+            stack += defined[atom.name].args if atom.name in defined else ()
+    return replace(
+        unit,
+        equations=tuple(e for e in unit.equations if e.name in needed),
+        states=tuple(s for s in unit.states if s.name in needed),
+    )

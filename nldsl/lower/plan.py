@@ -1,0 +1,218 @@
+"""The plan of a unit: steps in order, and for every recurrence the best form that can be proven.
+
+    closed   no write depends on the state: matmuls per chunk
+    solve    writes are affine in what is read: the same and one triangular solve per chunk
+    loop     nothing is known: one compiled tick after the other
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import networkx as nx
+
+from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
+from nldsl.diagnostics import Diagnostic, Label, NlError
+from nldsl.lower.affine import Factor, Machine, NotLinear, analyse
+from nldsl.lower.copies import remove_copies
+from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
+from nldsl.lower.implicit import solve_implicit
+from nldsl.lower.retention import in_unit_interval, log
+from nldsl.lower.rewrite import Rewriter, number
+from nldsl.lower.schedule import Recurrence, Step, schedule
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The factor a state keeps of itself in a tick, as logs at most 0: a number, and one for each known-side channel."""
+
+    number: Atom
+    channels: Atom | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a recurrence runs.
+
+    Attributes:
+        name: closed, solve or loop.
+        why: what a better form would have needed.
+        machine: of closed and solve.
+        retention: of each state of the machine.
+        transposed: the unknown side of the writes is the key side, so the machine runs on transposed states.
+    """
+
+    name: str
+    why: str
+    machine: Machine | None = None
+    retention: Mapping[str, Retention] | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A unit ready to be emitted; `forms` belong to its recurrences, by their first state."""
+
+    unit: Unit
+    types: dict[str, Type]
+    steps: tuple[Step, ...]
+    forms: dict[str, Form]
+
+
+def plan(unit: Unit, types: dict[str, Type]) -> Plan:
+    """Lower one unit.
+
+    Raises:
+        NlError: NL601 for an objective that has no derivative, NL602 for an implicit step that cannot be solved.
+    """
+    try:
+        unit, types = differentiate(unit, types)
+        unit, types = solve_implicit(prune(unit), types)
+    except NotDifferentiable as wrong:
+        raise NlError(
+            Diagnostic("NL601", f"`{wrong.equation.op}` has no derivative with respect to the memory",
+                       (Label(wrong.equation.span),), expected="a differentiable objective")) from None  # fmt: skip
+    except NotLinear as wrong:
+        raise NlError(
+            Diagnostic("NL602", "this implicit step cannot be solved in closed form", (Label(wrong.span),),
+                       expected="a gradient that is affine in one read of the memory", found=wrong.why,
+                       help="gd(rate) takes the gradient at the state before the step")) from None  # fmt: skip
+    unit, types = _delays(remove_copies(unit), types)
+    unit = prune(unit)
+    work = Rewriter(unit, types)
+    forms: dict[str, Form] = {}
+    needs: dict[str, set[str]] = {}
+    for step in schedule(unit, types):
+        if isinstance(step, Recurrence):
+            forms[step.states[0]] = form = choose(work, step, {s.name: s for s in unit.states})
+            needs[step.equations[0].name] = machine_inputs(form)
+    unit, types = work.finish()
+    kept = {n for names in needs.values() for n in names}
+    unit = prune(replace(unit, outputs=(*unit.outputs, *((f"*{n}", Ref(n)) for n in sorted(kept)))))
+    steps = schedule(unit, types, needs)
+    unit = replace(unit, outputs=tuple(o for o in unit.outputs if not o[0].startswith("*")))
+    return Plan(unit, types, steps, forms)
+
+
+def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
+    """The best form of a recurrence whose obligations hold."""
+    clocked = next((states[s] for s in step.states if states[s].every > 1 or states[s].reset is not None), None)
+    if clocked is not None:
+        return Form("loop", "its clock is not every tick")
+    equations = list(work.equations)
+    try:
+        if any(work.types[s].kind != "map" for s in step.states):
+            raise NotLinear("a state that is not an operator", step.equations[0].span)
+        machine = analyse(work, list(step.equations), step.states, step.outputs)
+        transposed = _orientation(machine)
+        retention = {s: _retention(work, machine, s, transposed) for s in machine.states}
+        _channels_fit(machine, transposed)
+    except NotLinear as refused:
+        for name in set(work.equations) - set(equations):
+            del work.equations[name]
+        return Form("loop", f"{refused.why} ({refused.span.where})")
+    if machine.unknown:
+        why = "closed needs writes that do not depend on the state, and the objective reads it"
+        return Form("solve", why, machine, retention, transposed)
+    return Form("closed", "", machine, retention, transposed)
+
+
+def _orientation(machine: Machine) -> bool:
+    """Whether the machine runs transposed: unknown sides must be the rows of the state, channels its columns."""
+    sides = {w.unknown for w in machine.unknown}
+    if len(sides) > 1:
+        raise NotLinear("some writes depend on the state on their key side and some on their value side", machine.unknown[0].span)
+    if sides:
+        transposed = sides == {"right"}
+        for write in machine.unknown:
+            vector = write.right if transposed else write.left
+            for name, _ in vector.reads:
+                if machine.reads[name].operator.transposed != transposed:
+                    raise NotLinear("a write depends on the state read from its other side", write.span)
+        return transposed
+    factors = [f for s in machine.states for _, f in machine.next[s].terms]
+    return any(f.values is not None for f in factors) and not any(f.keys is not None for f in factors)
+
+
+def _retention(work: Rewriter, machine: Machine, state: str, transposed: bool) -> Retention:
+    factor = machine.next[state].get(state)
+    if factor is None:
+        return Retention(log(work, Num(0.0)), None)
+    channels = factor.values if transposed else factor.keys
+    span = next(iter(machine.writes), None)
+    atoms = [factor.number, *([channels] if channels is not None else [])]
+    if not in_unit_interval(work, *atoms):
+        place = work.equations[state].span if span is None else span.span
+        raise NotLinear("the retention is not proven to lie in [0, 1], so its logarithm may be above 0", place)
+    return Retention(log(work, factor.number), None if channels is None else log(work, channels))
+
+
+def _channels_fit(machine: Machine, transposed: bool) -> None:
+    """Channel factors stand on the known side, and a group with them has one state."""
+
+    def wrong(f: Factor) -> bool:
+        return (f.keys if transposed else f.values) is not None
+
+    def by_channel(f: Factor) -> bool:
+        return (f.values if transposed else f.keys) is not None
+
+    operators = [*machine.next.values(), *(r.operator for r in machine.reads.values())]
+    span = machine.writes[0].span if machine.writes else next(iter(machine.reads.values())).span
+    if any(wrong(f) for o in operators for _, f in o.terms):
+        raise NotLinear("channels are scaled on the side that depends on the state", span)
+    if len(machine.states) > 1 and any(by_channel(f) for o in operators for _, f in o.terms):
+        raise NotLinear("a retention by channel in a learner with a memory of its own", span)
+
+
+def machine_inputs(form: Form) -> set[str]:
+    """The streams a form reads besides those its equations do."""
+    if form.machine is None or form.retention is None:
+        return set()
+    atoms: list[Atom | None] = []
+    operators = [*form.machine.next.values(), *(r.operator for r in form.machine.reads.values())]
+    for operator in operators:
+        for _, factor in operator.terms:
+            atoms += [factor.number, factor.keys, factor.values]
+    for write in form.machine.writes:
+        for vector in (write.left, write.right):
+            atoms += [vector.constant, *(c for _, c in vector.reads)]
+    for vector in form.machine.vectors.values():
+        atoms += [vector.constant, *(c for _, c in vector.reads)]
+    for kept in form.retention.values():
+        atoms += [kept.number, kept.channels]
+    atoms += [r.probe for r in form.machine.reads.values()]
+    return {a.name for a in atoms if isinstance(a, Ref)}
+
+
+def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """`last x` of a plain stream that starts as zero is `delay(x, 1)` where no cycle needs the register."""
+    graph = nx.DiGraph()
+    for e in unit.equations:
+        graph.add_edges_from((a.name, e.name) for a in e.args if not isinstance(a, Num))
+    component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
+    plain = {
+        s.name for s in unit.states
+        if types[s.name].kind == "real" and s.init == ("zeros",)
+        and s.every == 1 and s.reset is None and s.learned is None and not graph.has_edge(s.name, s.name)
+        and sum(c == component.get(s.name) for c in component.values()) == 1
+    }  # fmt: skip
+    work = Rewriter(unit, types)
+    made: dict[str, Atom] = {}
+
+    def seen(atom: Atom) -> Atom:
+        if not isinstance(atom, Last) or atom.name not in plain:
+            return atom
+        if atom.name not in made:
+            made[atom.name] = work.at(atom.span).define(work.fresh(f"{atom.name}.last"), "delay", (Ref(atom.name),), ticks=1)
+        return made[atom.name]
+
+    for e in unit.equations:
+        args = tuple(seen(a) for a in e.args)
+        if args != e.args:
+            work.equations[e.name] = Equation(e.name, e.op, args, e.span, e.attrs)
+    outputs = tuple((n, seen(a)) for n, a in unit.outputs)
+    instances = tuple(replace(i, args=tuple((n, seen(a)) for n, a in i.args)) for i in unit.instances)
+    unit, types = work.finish()
+    states = tuple(s for s in unit.states if s.name not in plain)
+    return replace(unit, outputs=outputs, instances=instances, states=states), types

@@ -1,0 +1,65 @@
+"""The logarithm of a retention, taken symbolically: a plan only ever exponentiates sums of logs that are at most 0.
+
+    log exp(x) = x      log sigmoid(x) = -softplus(-x)      log (1 - sigmoid(x)) = -softplus(x)      log (a * b) = log a + log b
+"""
+
+from __future__ import annotations
+
+import math
+
+from nldsl.check.ranges import Interval, intervals
+from nldsl.core import Atom, Num, Ref
+from nldsl.lower.rewrite import Rewriter, number
+
+TINY = 1e-30  # stands for a retention of 0: what it leaves is below any rounding
+
+
+def in_unit_interval(work: Rewriter, *atoms: Atom) -> bool:
+    """Whether every value is proven to lie in [0, 1]."""
+    unit, types = work.finish()
+    known = intervals(unit, types)
+
+    def interval(atom: Atom) -> Interval:
+        value = number(atom)
+        if value is not None:
+            return Interval(value, value)
+        return known.get(atom.name, Interval(-math.inf, math.inf)) if isinstance(atom, Ref) else Interval(-math.inf, math.inf)
+
+    return all(0 <= interval(a).low and interval(a).high <= 1 for a in atoms)
+
+
+def log(work: Rewriter, atom: Atom) -> Atom:
+    """An atom for the logarithm of a value in [0, 1], finite everywhere."""
+    value = number(atom)
+    if value is not None:
+        return Num(math.log(max(value, TINY)))
+    assert isinstance(atom, Ref)
+    e = work.equations.get(atom.name)
+    if e is not None:
+        match e.op:
+            case "copy":
+                return log(work, e.args[0])
+            case "exp":
+                return e.args[0]
+            case "sigmoid":
+                return work.neg(work.emit("softplus", work.neg(e.args[0])), f"{atom.name}.log")
+            case "sub" if number(e.args[0]) == 1.0 and isinstance(e.args[1], Ref):
+                inner = _through(work, e.args[1])
+                if inner is not None and inner.op == "sigmoid":
+                    return work.neg(work.emit("softplus", inner.args[0]), f"{atom.name}.log")
+            case "mul" if in_unit_interval(work, *e.args):
+                return work.add(log(work, e.args[0]), log(work, e.args[1]), f"{atom.name}.log")
+            case "sum" if not work.type(e.args[0]).is_scalar and all(n.integer == 1 for n in work.type(e.args[0]).shape):
+                return work.total(log(work, e.args[0]))
+    floor = work.emit("max", atom, Num(TINY))
+    return work.emit("log", floor, hint=f"{atom.name}.log")
+
+
+def _through(work: Rewriter, atom: Ref):  # type: ignore[no-untyped-def]
+    """The equation behind copies and sums of one number."""
+    e = work.equations.get(atom.name)
+    while e is not None and e.op in ("copy", "sum") and isinstance(e.args[0], Ref):
+        if e.op == "sum" and any(n.integer != 1 for n in work.type(e.args[0]).shape):
+            break
+        e = work.equations.get(e.args[0].name)
+    return e

@@ -1,0 +1,134 @@
+"""Adding equations to a typed unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nldsl.core import Atom, Equation, Num, Ref, Type, Unit
+from nldsl.dims import Dim
+from nldsl.source import Span
+from nldsl.vocabulary import WORDS, is_number
+
+
+class Rewriter:
+    """A unit under rewriting: new equations are typed by the vocabulary and trivial arithmetic is not emitted.
+
+    Attributes:
+        equations: by name, in order of definition; may be replaced and deleted.
+        types: the type of every name.
+    """
+
+    def __init__(self, unit: Unit, types: Mapping[str, Type]):
+        self.unit = unit
+        self.types = dict(types)
+        self.equations = {e.name: e for e in unit.equations}
+        self.states = {s.name for s in unit.states}
+        self.span = unit.span
+
+    def finish(self) -> tuple[Unit, dict[str, Type]]:
+        return replace(self.unit, equations=tuple(self.equations.values())), self.types
+
+    def at(self, span: Span) -> Rewriter:
+        """New equations come from this place."""
+        self.span = span
+        return self
+
+    def type(self, atom: Atom) -> Type:
+        return Type("real") if isinstance(atom, Num) else self.types[atom.name]
+
+    def fresh(self, hint: str) -> str:
+        name, n = hint, 0
+        while name in self.types or name in self.equations:
+            n += 1
+            name = f"{hint}.{n}"
+        return name
+
+    def define(self, name: str, op: str, args: tuple[Atom, ...], **attrs: Any) -> Ref:
+        """The equation `name = op(args)`, replacing the one of that name."""
+        equation = Equation(name, op, args, self.span, tuple(attrs.items()))
+        self.types[name] = WORDS[op].rule([self.type(a) for a in args], attrs)
+        self.equations[name] = equation
+        return Ref(name, self.span)
+
+    def emit(self, op: str, *args: Atom, hint: str = "t", **attrs: Any) -> Atom:
+        """The value of an operation, simplified where that is free."""
+        if op == "transpose":
+            return self._transpose(args[0], hint)
+        simple = _simplify(op, args, self.type)
+        if simple is not None:
+            return simple
+        return self.define(self.fresh(hint), op, args, **attrs)
+
+    def _transpose(self, a: Atom, hint: str) -> Atom:
+        """The transpose, moved inwards as far as the operations that make the operator allow."""
+        e = self.equations.get(a.name) if isinstance(a, Ref) else None
+        if e is not None:
+            match e.op:
+                case "outer":
+                    return self.emit("outer", e.args[1], e.args[0], hint=hint)
+                case "transpose":
+                    return e.args[0]
+                case "copy" | "neg" | "add" | "sub" if e.name not in self.states:
+                    return self.emit(e.op, *(self._transpose(x, hint) for x in e.args), hint=hint)
+                case "mul" if e.name not in self.states and any(is_number(self.type(x)) for x in e.args):
+                    return self.emit("mul", *(x if is_number(self.type(x)) else self._transpose(x, hint) for x in e.args), hint=hint)
+        return self.define(self.fresh(hint), "transpose", (a,))
+
+    def mul(self, a: Atom, b: Atom, hint: str = "t") -> Atom:
+        return self.emit("mul", a, b, hint=hint)
+
+    def add(self, a: Atom, b: Atom, hint: str = "t") -> Atom:
+        return self.emit("add", a, b, hint=hint)
+
+    def neg(self, a: Atom, hint: str = "t") -> Atom:
+        return self.emit("neg", a, hint=hint)
+
+    def total(self, a: Atom) -> Atom:
+        """A number of type `real` from one of type `real[1]`."""
+        return a if isinstance(a, Num) or not self.type(a).shape else self.emit("sum", a)
+
+
+def number(atom: Atom) -> float | None:
+    """The value of a constant atom without symbols."""
+    if not isinstance(atom, Num):
+        return None
+    if isinstance(atom.value, Dim):
+        exact = atom.value.constant
+        return None if exact is None else float(exact)
+    return atom.value
+
+
+def _simplify(op: str, args: tuple[Atom, ...], type: Any) -> Atom | None:
+    values = [number(a) for a in args]
+    known = [v for v in values if v is not None]
+    if len(known) == len(args):
+        folded = _fold(op, known)
+        return None if folded is None else Num(folded, args[0].span if args else Num(0.0).span)
+    wide = [a for a in args if not isinstance(a, Num)]
+    match op, values:
+        case ("mul", [1.0, None]) | ("add", [0.0, None]):
+            return args[1] if not is_number(type(args[1])) or not type(args[1]).shape else None
+        case ("mul", [None, 1.0]) | ("div", [None, 1.0]) | ("add", [None, 0.0]) | ("sub", [None, 0.0]):
+            return args[0]
+        case ("mul", [0.0, None]) | ("mul", [None, 0.0]) if all(is_number(type(a)) for a in wide):
+            return Num(0.0)
+    return None
+
+
+def _fold(op: str, values: list[float]) -> float | None:
+    match op, values:
+        case "add", [a, b]:
+            return a + b
+        case "sub", [a, b]:
+            return a - b
+        case "mul", [a, b]:
+            return a * b
+        case "div", [a, b] if b != 0:
+            return a / b
+        case "neg", [a]:
+            return -a
+        case "copy", [a]:
+            return a
+    return None

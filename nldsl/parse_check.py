@@ -1,0 +1,34 @@
+"""Syntax that no LALR rule says: which statements stand where, and where `E for j in R` may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nldsl import tree
+from nldsl.diagnostics import Diagnostic, Label
+from nldsl.source import Span
+
+
+def check(file: tree.File) -> Iterator[Diagnostic]:
+    for item in file.items:
+        if isinstance(item, (tree.Block, tree.Rule, tree.Train)):
+            yield from _body(item, item.body)
+
+
+def _body(item: tree.Item, body: tuple[tree.Stmt, ...]) -> Iterator[Diagnostic]:
+    for stmt in body:
+        if isinstance(item, tree.Train):
+            if not isinstance(stmt, (tree.Equation, tree.Minimize)):
+                yield _place(stmt, "a `train` has settings `NAME = ...` and one `minimize`, not this")
+        elif isinstance(stmt, tree.Update) and not isinstance(item, tree.Rule):
+            yield _place(stmt, "an `update` stands in a rule or in the braces of a memory")
+        elif isinstance(stmt, tree.Minimize):
+            yield _place(stmt, "a `minimize` stands in the braces of a memory or in a `train`")
+        if isinstance(stmt, (tree.Each, tree.For, tree.Chain)):
+            yield from _body(item, stmt.body)
+
+
+def _place(stmt: tree.Stmt, message: str) -> Diagnostic:
+    word = stmt.span.text.split(None, 1)[0]
+    start = stmt.span.start
+    return Diagnostic("NL010", message, (Label(Span(stmt.span.source, start, start + len(word))),))

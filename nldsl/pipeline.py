@@ -1,0 +1,114 @@
+"""The front end on one screen: a text becomes a tree, every block becomes typed units, each pass looks at each unit.
+
+    parse -> top scope -> units (names, elaboration, shapes) -> static passes
+
+A static pass is a pure function of one unit. `check_source` collects the diagnostics of the whole file and raises on
+no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from nldsl import tree
+from nldsl.check.instances import Units, symbolic
+from nldsl.check.passes import TYPED, UNTYPED
+from nldsl.check.shapes import Types
+from nldsl.core import Unit
+from nldsl.diagnostics import Diagnostic
+from nldsl.elaborate.scope import Scope
+from nldsl.elaborate.top import library, top_scope
+from nldsl.parse import parse
+from nldsl.source import Source
+
+Pass = Callable[[Unit, Types], list[Diagnostic]]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file and all that is known about it.
+
+    Attributes:
+        top: its names, above those of the library.
+        units: every unit made, by key; a unit with errors has no types.
+        keys: the unit of each block at symbolic sizes, None where it has errors.
+        diagnostics: errors and warnings in order of place.
+    """
+
+    source: Source
+    file: tree.File
+    top: Scope
+    units: Units
+    keys: dict[str, str | None]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        return tuple(d for d in self.diagnostics if d.severity == "error")
+
+
+def check_source(source: Source) -> Checked:
+    """Check every block of a text at symbolic sizes."""
+    file, found = parse(source)
+    top, wrong = top_scope(file, library())
+    units = Units(top)
+    keys = {b.name: units.block(b, symbolic(b, top, units.sizes)) for b in callees_first(file)}
+    found = [*found, *wrong, *check_units(units)]
+    return Checked(source, file, top, units, keys, distinct(found))
+
+
+def check_units(units: Units) -> list[Diagnostic]:
+    """What elaboration reported, and what the static passes find in every unit made so far."""
+    found = list(units.diagnostics)
+    for key, unit in units.units.items():
+        types = units.types.get(key)
+        for name, check in UNTYPED + (TYPED if types is not None else ()):
+            found += check(unit, types or {})
+    return found
+
+
+def distinct(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """In order of place; one code at one place once, so a block used at many sizes reports once.
+
+    A shape that depends on itself within a tick is reported as the cycle it is.
+    """
+    first: dict[object, Diagnostic] = {}
+    for d in diagnostics:
+        span = d.spans[0].span if d.spans else None
+        where = (span.source.name, span.start, span.end) if span is not None else d.message
+        first.setdefault((d.code, where), d)
+    cyclic = {label.span for d in first.values() if d.code == "NL310" for label in d.spans}
+    kept = [d for d in first.values() if not (d.code == "NL204" and d.spans[0].span in cyclic)]
+    return tuple(sorted(kept, key=Diagnostic.sort_key))
+
+
+def callees_first(file: tree.File) -> list[tree.Block]:
+    """The blocks of a file, each after those it uses, so that a mistake is reported at symbolic sizes first."""
+    blocks = {item.name: item for item in file.items if isinstance(item, tree.Block)}
+    order: dict[str, tree.Block] = {}
+
+    def visit(block: tree.Block, opened: frozenset[str]) -> None:
+        if block.name in order or block.name in opened:
+            return
+        for name in names_in(block.body):
+            if name in blocks:
+                visit(blocks[name], opened | {block.name})
+        order[block.name] = block
+
+    for block in blocks.values():
+        visit(block, frozenset())
+    return list(order.values())
+
+
+def names_in(node: object) -> Iterator[str]:
+    """Every name an expression of the tree mentions."""
+    stack = [node]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, tree.Name):
+            yield part.id
+        elif isinstance(part, tuple):
+            stack += part
+        elif hasattr(part, "__dataclass_fields__") and not isinstance(part, (Source, tree.Num)):
+            stack += [v for k, v in vars(part).items() if k != "span"]

@@ -1,0 +1,305 @@
+"""`nldsl.load`: a checked `.nl` file whose blocks can be elaborated at given sizes and built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nldsl import tree
+from nldsl.check.instances import Units, complete, unit_key
+from nldsl.check.shapes import Types
+from nldsl.core import Memory, Unit
+from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
+from nldsl.dims import Dim
+from nldsl.elaborate.scope import Constant, Scope
+from nldsl.pipeline import Checked, check_source, check_units, distinct
+from nldsl.source import Source
+
+MAX_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Elaborated:
+    """One block at given parameters, with every unit it uses.
+
+    Attributes:
+        key: the unit of the block itself.
+        units, types: by key; `types[key]` has the type of every stream of that unit.
+        warnings: what the static passes say at these parameters.
+    """
+
+    key: str
+    units: Mapping[str, Unit]
+    types: Mapping[str, Types]
+    warnings: tuple[Diagnostic, ...] = ()
+
+    @property
+    def unit(self) -> Unit:
+        return self.units[self.key]
+
+
+class Program:
+    """A `.nl` file without errors.
+
+    Attributes:
+        source: its text.
+        diagnostics: its warnings.
+    """
+
+    def __init__(self, checked: Checked):
+        self.checked = checked
+        self.source = checked.source
+        self.diagnostics = checked.diagnostics
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(self._items(tree.Block))
+
+    @property
+    def rules(self) -> dict[str, tree.Rule]:
+        """The rules of the file by name; those of the library are in `all_rules`."""
+        return self._items(tree.Rule)
+
+    @property
+    def all_rules(self) -> dict[str, tree.Rule]:
+        scope: Scope | None = self.checked.top
+        found: dict[str, tree.Rule] = {}
+        while scope is not None:
+            for name, bound in scope.names.items():
+                if isinstance(bound, Constant) and isinstance(bound.value, tree.Rule):
+                    found.setdefault(name, bound.value)
+            scope = scope.parent
+        return found
+
+    @property
+    def trains(self) -> dict[str, tree.Train]:
+        return self._items(tree.Train)
+
+    @property
+    def top(self) -> Scope:
+        """The names of the file, above those of the library."""
+        return self.checked.top
+
+    def _items(self, kind: type) -> dict[str, Any]:
+        return {item.name: item for item in self.checked.file.items if isinstance(item, kind)}
+
+    def block(self, name: str) -> tree.Block:
+        """The tree of a block.
+
+        Raises:
+            NlError: there is none of that name.
+        """
+        blocks = self._items(tree.Block)
+        if name not in blocks:
+            near = did_you_mean(name, blocks)
+            raise NlError(
+                Diagnostic("NL803", f"{self.source.name} has no block `{name}`",
+                           expected=_listed(blocks) or "a file with a block", found=f"`{name}`",
+                           help=f"did you mean `{near}`?" if near else None))  # fmt: skip
+        return blocks[name]
+
+    def symbolic(self, block: str) -> Elaborated:
+        """A block as it was checked: sizes without a given value are symbols."""
+        self.block(block)
+        key = self.checked.keys[block]
+        assert key is not None
+        return _reached(key, self.checked.units)
+
+    def elaborate(self, block: str, **sizes: Any) -> Elaborated:
+        """One block at concrete parameters: whole numbers, floats, lists of them, and names of blocks.
+
+        Raises:
+            NlError: a parameter is missing, unknown or does not fit.
+        """
+        node = self.block(block)
+        units = Units(self.checked.top)
+        formals = self._formals(node, sizes)
+        key = units.block(node, formals)
+        found = distinct(check_units(units))
+        errors = [d for d in found if d.severity == "error"]
+        if errors:
+            raise NlError(*_indivisible(node, formals, errors))
+        assert key is not None
+        return _reached(key, units, found)
+
+    def _formals(self, node: tree.Block, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        names = {f.name: f for f in node.formals}
+        wrong: list[Diagnostic] = []
+        given: dict[str, Any] = {}
+        for name, value in sizes.items():
+            if name not in names:
+                near = did_you_mean(name, names)
+                wrong.append(
+                    Diagnostic("NL805", f"the block `{node.name}` has no parameter `{name}`", (Label(_headline(node)),),
+                               expected=_listed(names) or "no parameters", found=f"`{name}`",
+                               help=f"did you mean `{near}`?" if near else None))  # fmt: skip
+                continue
+            core = self._value(value)
+            if core is None:
+                wrong.append(
+                    Diagnostic("NL806", f"the value of `{name}` is not one a parameter can have", (Label(names[name].span),),
+                               expected="a whole number, a float, a list of these or the name of a block", found=repr(value)))  # fmt: skip
+            else:
+                given[name] = core
+        formals = complete(node, given, {}, self.checked.top)
+        for formal in node.formals:
+            if formal.name not in formals and not any(formal.name == n for n in sizes):
+                wrong.append(
+                    Diagnostic("NL804", f"the block `{node.name}` needs a value for `{formal.name}`", (Label(formal.span),),
+                               expected=f"{formal.name} = ...", found="none", help=f"-D {formal.name}=64, or {formal.name}=64 in Python"))  # fmt: skip
+        if wrong:
+            raise NlError(*wrong)
+        return formals
+
+    def _value(self, value: Any) -> Any:
+        """A Python value as a constant of the language, or None."""
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, int):
+            return Dim.of(value)
+        if isinstance(value, (float, Dim)):
+            return value
+        if isinstance(value, str):
+            found = self.checked.top.find(value)
+            return found.value if isinstance(found, Constant) else None
+        if isinstance(value, (list, tuple)):
+            items = [self._value(v) for v in value]
+            return None if any(i is None for i in items) else tuple(items)
+        return None
+
+    def module(self, block: str, *, dtype: Any = None, device: Any = None, **sizes: Any) -> Any:
+        """The block as a `torch.nn.Module`: `forward(x, state=None, return_state=False)`, `step`, `initial_state`.
+
+        Raises:
+            NlError: a parameter does not fit, or the torch backend is not installed.
+        """
+        elaborated = self.elaborate(block, **sizes)
+        return backend("nldsl_torch").module(elaborated, dtype=dtype, device=device)
+
+    def interpreter(self, block: str, **sizes: Any) -> Any:
+        """The block run tick by tick: the meaning of the language."""
+        elaborated = self.elaborate(block, **sizes)
+        return backend("nldsl_interpreter").Interpreter(elaborated.units, elaborated.types, elaborated.key)
+
+    def reveal(self, block: str, name: str) -> str:
+        """The type and clock of a stream, as the reference pages show it: `dk -> dv each h every 1`."""
+        shown = self.symbolic(block)
+        types = shown.types[shown.key]
+        if name not in types:
+            near = did_you_mean(name, types)
+            raise NlError(
+                Diagnostic("NL803", f"the block `{block}` has no stream `{name}`", (Label(_headline(self.block(block))),),
+                           found=f"`{name}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
+        every = next((s.every for s in shown.unit.states if s.name == name), 1)
+        text = str(types[name])
+        plain, each = (text.split(" each ", 1) + [""])[:2]
+        return f"{plain} every {every}" + (f" each {each}" if each else "")
+
+
+def load(path_or_text: str | Path) -> Program:
+    """A program from a file, or from text (a str with a newline or a `{`).
+
+    >>> load("block half(d) { in x : real[d]  out y = 0.5 * x }").blocks
+    ('half',)
+
+    Raises:
+        NlError: with every error of the file.
+    """
+    checked = check_source(read_source(path_or_text))
+    if checked.errors:
+        raise NlError(*checked.errors)
+    return Program(checked)
+
+
+def read_source(path_or_text: str | Path) -> Source:
+    """The text of a file under its name, or text itself.
+
+    Raises:
+        NlError: there is no such file, or it is not a text.
+    """
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text):
+        return Source("<text>", path_or_text)
+    path = Path(path_or_text)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        near = did_you_mean(path.name, _neighbours(path))
+        raise NlError(
+            Diagnostic("NL801", f"cannot read '{path}': {reason}", expected="a .nl file",
+                       help=f"did you mean '{path.with_name(near)}'?" if near else None)) from None  # fmt: skip
+    if len(data) > MAX_BYTES:
+        raise NlError(Diagnostic("NL003", f"'{path}' is too large", expected="a file of at most 1 MB", found="more"))
+    try:
+        return Source(str(path), data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise NlError(
+            Diagnostic("NL802", f"'{path}' is not a text", expected="UTF-8", found=f"the byte {data[error.start]:#04x} at {error.start}")) from None  # fmt: skip
+
+
+def _neighbours(path: Path) -> list[str]:
+    try:
+        return [p.name for p in path.parent.iterdir() if p.suffix == ".nl"]
+    except OSError:
+        return []
+
+
+def backend(package: str) -> Any:
+    """Import a backend when it is first needed: the front end itself never imports torch.
+
+    Raises:
+        NlError: it or something it needs is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise NlError(
+            Diagnostic("NL808", f"the backend `{package}` cannot be used here: {error}", expected="nldsl with its torch backend",
+                       help="pip install torch")) from error  # fmt: skip
+
+
+def _reached(key: str, units: Units, warnings: tuple[Diagnostic, ...] = ()) -> Elaborated:
+    """The unit and all it uses, callers first."""
+    order = [key]
+    for k in order:
+        order += [i.unit for i in units.units[k].instances if i.unit is not None and i.unit not in order]
+    return Elaborated(key, {k: units.units[k] for k in order}, {k: units.types[k] for k in order}, warnings)
+
+
+def _indivisible(node: tree.Block, formals: Mapping[str, Any], errors: list[Diagnostic]) -> list[Diagnostic]:
+    """A size that is a fraction because one parameter does not divide another is told in these words."""
+    if not any(d.code == "NL201" for d in errors):
+        return errors
+    told = []
+    for formal in node.formals:
+        value, default = formals[formal.name], formal.default
+        if not isinstance(value, Dim) or value.constant is None or value.integer is not None:
+            continue
+        if isinstance(default, tree.Binary) and default.op == "/":
+            over, under = default.left.span.text, default.right.span.text
+            names = [n for n in formals if n in (over, under)]
+            found = ", ".join(f"{n} = {formals[n]}" for n in names) or str(value)
+            told.append(
+                Diagnostic("NL806", f"`{over}` is not divisible by `{under}`", (Label(formal.span, f"`{formal.name}` would be {value}"),),
+                           expected=f"`{over}` a multiple of `{under}`", found=found))  # fmt: skip
+    return told + [d for d in errors if d.code != "NL201"] if told else errors
+
+
+def _headline(node: tree.Block) -> Any:
+    """The first line of a block."""
+    from nldsl.source import Span
+
+    end = node.span.source.text.find("\n", node.span.start)
+    return Span(node.span.source, node.span.start, min(node.span.end, end if end >= 0 else node.span.end))
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{n}`" for n in names)
+
+
+__all__ = ["Elaborated", "Memory", "Program", "load", "read_source", "unit_key"]

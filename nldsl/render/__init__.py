@@ -1,0 +1,10 @@
+"""Drawings of the nesting graph: Mermaid, DOT, SVG, and a text for terminals. None needs a program besides nldsl."""
+
+from nldsl.render.dot import to_dot
+from nldsl.render.mermaid import to_mermaid
+from nldsl.render.svg import to_svg
+from nldsl.render.text import levels_text
+
+RENDERERS = {"mermaid": to_mermaid, "dot": to_dot, "svg": to_svg}
+
+__all__ = ["RENDERERS", "levels_text", "to_dot", "to_mermaid", "to_svg"]

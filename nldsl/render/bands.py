@@ -1,0 +1,44 @@
+"""What every drawing shares: the levels as bands, slowest first, and the words on the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+
+from nldsl.check.levels import Level
+
+
+@dataclass(frozen=True)
+class Band:
+    """One level, or the streams (title `streams`), with its nodes."""
+
+    title: str
+    nodes: tuple[str, ...]
+
+
+def bands(graph: nx.MultiDiGraph) -> list[Band]:
+    """The nodes by level, slowest level first, then the streams between them."""
+    levels: dict[tuple[Any, int], list[str]] = {}
+    rest = []
+    for node, data in graph.nodes(data=True):
+        if "depth" in data:
+            levels.setdefault((data["period"], data["depth"]), []).append(node)
+        else:
+            rest.append(node)
+    order = sorted(levels, key=lambda key: (key[0] is not None, -(key[0] or 0), -key[1]))
+    several = {period for period, depth in levels if depth > 0}
+    found = [Band(_title(period, depth, several), tuple(levels[period, depth])) for period, depth in order]
+    return [*found, Band("streams", tuple(rest))] if rest else found
+
+
+def _title(period: int | None, depth: int, several: set[Any]) -> str:
+    title = Level(period, depth, ()).clock
+    return f"{title}, depth {depth}" if period in several else title
+
+
+def words(data: dict[str, Any]) -> tuple[str, str]:
+    """The label and the small print of a node; instances are named in front."""
+    label = data["label"]
+    return (f"{data['cluster']}/{label}" if data["cluster"] else label), data["type"]

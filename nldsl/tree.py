@@ -1,0 +1,358 @@
+"""The syntax tree: what the author wrote, nothing resolved.
+
+    file   = (Import | Const | Block | Rule | Train)*
+    stmt   = In | Param | Memory | Equation | Each | For | Chain | Out | Update
+    clause = Key | Value | Minimize | Update | Reset
+    type   = RealType | IntType | BoolType | MapType | StoreType | LikeType
+    expr   = Num | Str | Name | Index | Call | Unary | Binary | Last | ListOf | Range | Sum
+
+Every node is a frozen dataclass whose last field is its span; spans do not take part in equality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Union
+
+from nldsl.source import Span
+
+
+def _span() -> Span:
+    return field(compare=False, repr=False)
+
+
+# --- expressions -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Num:
+    value: int | float
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Str:
+    value: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Name:
+    id: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Index:
+    """`F[p]`: the copy of `F` made for `p` by an enclosing `for`."""
+
+    base: Expr
+    index: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One argument of a call; `name` is None for a positional one."""
+
+    name: str | None
+    value: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Call:
+    fn: Expr
+    args: tuple[Arg, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Unary:
+    op: str  # "-"
+    operand: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Binary:
+    op: str  # + - * / ^
+    left: Expr
+    right: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Last:
+    """`last M`: the value before this tick. Binds tighter than application: `last M(q)` reads `last M` at `q`."""
+
+    operand: Expr  # Name or Index
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class ListOf:
+    items: tuple[Expr, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Range:
+    """`lo .. hi`: lo, lo + 1, ..., hi - 1."""
+
+    low: Expr
+    high: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Sum:
+    """`sum(E for j in R)`: unrolled at elaboration."""
+
+    body: Expr
+    var: str
+    range: Expr
+    span: Span = _span()
+
+
+Expr = Union[Num, Str, Name, Index, Call, Unary, Binary, Last, ListOf, Range, Sum]
+
+
+# --- types -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RealType:
+    dims: tuple[Expr, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class IntType:
+    """`int[n]`: an integer in 0 .. n; an operator with domain n applied to it picks a column."""
+
+    bound: Expr | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class BoolType:
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class MapType:
+    """`A -> B`: a linear operator."""
+
+    domain: Expr
+    codomain: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class StoreType:
+    """`store(A -> B, window = w)`: a non-parametric memory."""
+
+    map: MapType
+    args: tuple[Arg, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class LikeType:
+    name: str
+    span: Span = _span()
+
+
+Type = Union[RealType, IntType, BoolType, MapType, StoreType, LikeType]
+
+
+# --- clauses of a memory -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    expr: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Value:
+    expr: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Minimize:
+    """`minimize E [over sum|mean] by STEP, STEP`; steps are calls of rules, applied left to right."""
+
+    objective: Expr
+    over: str | None
+    steps: tuple[Expr, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Update:
+    expr: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Reset:
+    """`reset sequence | never | every N`."""
+
+    when: str  # sequence, never, every
+    period: Expr | None
+    span: Span = _span()
+
+
+Clause = Union[Key, Value, Minimize, Update, Reset]
+
+
+# --- statements --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A declared name, `NAME` or `NAME[EXPR]`."""
+
+    id: str
+    index: Expr | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class In:
+    names: tuple[Declared, ...]
+    type: Type
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Param:
+    names: tuple[Declared, ...]
+    type: Type
+    init: Expr | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Memory:
+    name: Declared
+    type: Type
+    init: Expr | None
+    every: Expr | None
+    offset: Expr | None
+    clauses: tuple[Clause, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Equation:
+    name: Declared
+    expr: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Each:
+    """Identical copies with one leading axis."""
+
+    var: str
+    range: Expr
+    body: tuple[Stmt, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class For:
+    """Different copies, unrolled at elaboration."""
+
+    var: str
+    range: Expr
+    body: tuple[Stmt, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`chain h = E over i in R { ... h = ... }`: the copies of the body threaded through `h`."""
+
+    name: str
+    init: Expr
+    var: str
+    range: Expr
+    body: tuple[Stmt, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Out:
+    name: Declared
+    expr: Expr | None
+    span: Span = _span()
+
+
+Stmt = Union[In, Param, Memory, Equation, Each, For, Chain, Out, Update, Minimize]
+
+
+# --- items -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Formal:
+    """A parameter of a block or rule; required when `default` is None."""
+
+    name: str
+    default: Expr | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Import:
+    path: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Const:
+    name: str
+    value: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Block:
+    name: str
+    formals: tuple[Formal, ...]
+    body: tuple[Stmt, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A learner. Its body is equations, memories and one `update`."""
+
+    name: str
+    formals: tuple[Formal, ...]
+    body: tuple[Stmt, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Train:
+    """`NAME = EXPR` settings and one `minimize E by STEP`."""
+
+    name: str
+    body: tuple[Stmt, ...]
+    span: Span = _span()
+
+
+Item = Union[Import, Const, Block, Rule, Train]
+
+
+@dataclass(frozen=True)
+class File:
+    items: tuple[Item, ...]
+    span: Span = _span()

@@ -1,0 +1,244 @@
+"""The words of the language: each operation with its type rule and its equation.
+
+A type rule maps argument types to the result type or raises `Mismatch`. Pullbacks stand in `differentiate.py`,
+intervals in `check/ranges.py`; a test sees to it that every operation has its entry in each table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nldsl.core import Axis, Type
+from nldsl.dims import Dim
+
+Attrs = Mapping[str, Any]
+ONE = Dim.of(1)
+
+
+class Mismatch(Exception):
+    """A type rule refused its arguments; `index` is the argument at fault."""
+
+    def __init__(self, message: str, expected: str, found: str, index: int = 0):
+        super().__init__(message)
+        self.message, self.expected, self.found, self.index = message, expected, found, index
+
+
+@dataclass(frozen=True)
+class Word:
+    name: str
+    arity: int
+    rule: Callable[[list[Type], Attrs], Type]
+    doc: str
+    user: bool = True  # may be written as NAME(...) by the author
+
+
+WORDS: dict[str, Word] = {}
+
+
+def _word(name: str, arity: int, rule: Callable[[list[Type], Attrs], Type], doc: str, user: bool = True) -> None:
+    WORDS[name] = Word(name, arity, rule, doc, user)
+
+
+def join_axes(types: list[Type]) -> tuple[Axis, ...]:
+    """The axes of a result: those of the argument with most; scopes nest, so the others' are among them."""
+    return max((t.axes for t in types), key=len, default=())
+
+
+def _same(a: Type, b: Type) -> bool:
+    return a.kind == b.kind and a.shape == b.shape
+
+
+def is_number(t: Type) -> bool:
+    """One number a tick: `real`, or the `real[1]` that an operator to 1 gives."""
+    return t.kind != "map" and all(n == ONE for n in t.shape)
+
+
+def elementwise(types: list[Type], attrs: Attrs) -> Type:
+    """Numbers extend to any shape; all other arguments have one type. Over operators it acts entry by entry."""
+    axes = join_axes(types)
+    wide = [(i, t) for i, t in enumerate(types) if not is_number(t)]
+    if not wide:
+        return Type("real", max((t.shape for t in types), key=len, default=()), axes)
+    first = wide[0][1]
+    for i, t in wide[1:]:
+        if not _same(first, t):
+            raise Mismatch("these two do not have the same shape", _plain(first), _plain(t), i)
+    return Type(first.kind, first.shape, axes)
+
+
+def product(types: list[Type], attrs: Attrs) -> Type:
+    """Elementwise; a vector times an operator scales its key channels: (a * W)(x) = W(a * x)."""
+    for i, (a, b) in enumerate((types, types[::-1])):
+        if a.kind == "real" and len(a.shape) == 1 and b.kind == "map" and not is_number(a):
+            if a.shape[0] != b.domain:
+                raise Mismatch(
+                    "a vector times an operator scales its key channels, one factor each",
+                    f"real[{b.domain}]",
+                    _plain(a),
+                    i,
+                )
+            return Type("map", b.shape, join_axes(types))
+    return elementwise(types, attrs)
+
+
+def on_vectors(types: list[Type], attrs: Attrs) -> Type:
+    t = types[0]
+    if t.kind != "real" or not t.shape:
+        raise Mismatch("this acts on a vector", "real[n]", _plain(t))
+    return t
+
+
+def to_scalar(types: list[Type], attrs: Attrs) -> Type:
+    """A sum over all entries of arguments of one type."""
+    for i, t in enumerate(types):
+        if t.is_scalar:
+            raise Mismatch("this acts on a vector or an operator", "real[n]", _plain(t), i)
+        if not _same(t, types[0]):
+            raise Mismatch("these two do not have the same shape", _plain(types[0]), _plain(t), i)
+    return Type("real", (), join_axes(types))
+
+
+def total(types: list[Type], attrs: Attrs) -> Type:
+    if types[0].is_scalar:
+        raise Mismatch("this acts on a vector or an operator", "real[n]", _plain(types[0]))
+    return Type("real", (), types[0].axes)
+
+
+def application(types: list[Type], attrs: Attrs) -> Type:
+    w, x = types
+    if w.kind != "map":
+        raise Mismatch("only an operator can be applied", "an operator A -> B", _plain(w), 0)
+    axes = join_axes(types)
+    if x.kind == "int" and not x.shape:
+        if x.bound != w.domain:
+            raise Mismatch("an operator applied to an index picks a column", f"int[{w.domain}]", _plain(x), 1)
+    elif x.kind != "real" or x.shape != (w.domain,):
+        raise Mismatch("the operator's domain does not fit its argument", f"real[{w.domain}]", _plain(x), 1)
+    return Type("real", (w.codomain,), axes)
+
+
+def transposition(types: list[Type], attrs: Attrs) -> Type:
+    t = types[0]
+    if t.kind != "map":
+        raise Mismatch("only an operator has a transpose", "an operator A -> B", _plain(t))
+    return Type("map", (t.shape[1], t.shape[0]), t.axes)
+
+
+def outer_product(types: list[Type], attrs: Attrs) -> Type:
+    for i, t in enumerate(types):
+        if t.kind != "real" or len(t.shape) != 1:
+            raise Mismatch("an outer product takes two vectors", "real[n]", _plain(t), i)
+    return Type("map", (types[0].shape[0], types[1].shape[0]), join_axes(types))
+
+
+def scaled_values(types: list[Type], attrs: Attrs) -> Type:
+    a, w = types
+    if w.kind != "map":
+        raise Mismatch("this scales the value channels of an operator", "an operator A -> B", _plain(w), 1)
+    if a.shape != (w.codomain,):
+        raise Mismatch("one factor for each value channel is needed", f"real[{w.codomain}]", _plain(a), 0)
+    return Type("map", w.shape, join_axes(types))
+
+
+def gathered(types: list[Type], attrs: Attrs) -> Type:
+    """The copies of an `each`, seen from outside: the axis becomes the first dimension."""
+    t, axis = types[0], attrs["axis"]
+    if axis not in t.axes:
+        return Type(t.kind, (axis.size, *t.shape), t.axes)
+    if t.kind == "map":
+        raise Mismatch("an operator of an `each` cannot be used outside it", "a vector", _plain(t))
+    return Type(t.kind, (axis.size, *t.shape), tuple(a for a in t.axes if a != axis), t.bound)
+
+
+def flattened(types: list[Type], attrs: Attrs) -> Type:
+    t = types[0]
+    if t.kind != "real" or not t.shape:
+        raise Mismatch("this acts on a vector or a table", "real[m, n]", _plain(t))
+    size = Dim.of(1)
+    for n in t.shape:
+        size = size * n
+    return Type("real", (size,), t.axes)
+
+
+def delayed(types: list[Type], attrs: Attrs) -> Type:
+    if types[0].kind == "map":
+        raise Mismatch("an operator cannot be delayed", "a scalar or a vector", _plain(types[0]))
+    return types[0]
+
+
+def convolved(types: list[Type], attrs: Attrs) -> Type:
+    x, w = types
+    if x.kind != "real" or len(x.shape) != 1:
+        raise Mismatch("a convolution over time takes a vector", "real[n]", _plain(x))
+    return Type("real", x.shape, join_axes(types))
+
+
+def attended(types: list[Type], attrs: Attrs) -> Type:
+    q, k, v = types
+    if q.shape != k.shape:
+        raise Mismatch("query and key must have one shape", _plain(k), _plain(q), 0)
+    return Type("real", v.shape, join_axes(types))
+
+
+def rotated(types: list[Type], attrs: Attrs) -> Type:
+    return on_vectors(types, attrs)
+
+
+def entropy(types: list[Type], attrs: Attrs) -> Type:
+    logits, target = types
+    if logits.kind != "real" or len(logits.shape) != 1:
+        raise Mismatch("cross entropy takes a vector of logits", "real[n]", _plain(logits))
+    if target.kind != "int" or target.bound != logits.shape[0]:
+        raise Mismatch("cross entropy takes the index of the right class", f"int[{logits.shape[0]}]", _plain(target), 1)
+    return Type("real", (), join_axes(types))
+
+
+def _plain(t: Type) -> str:
+    return str(Type(t.kind, t.shape, (), t.bound))
+
+
+_word("add", 2, elementwise, "a + b", user=False)
+_word("sub", 2, elementwise, "a - b", user=False)
+_word("mul", 2, product, "a * b; a vector times an operator scales its key channels", user=False)
+_word("div", 2, elementwise, "a / b", user=False)
+_word("pow", 2, elementwise, "a ^ b", user=False)
+_word("neg", 1, elementwise, "-a", user=False)
+_word("copy", 1, lambda types, attrs: types[0], "a", user=False)
+_word("exp", 1, elementwise, "e^a")
+_word("log", 1, elementwise, "the natural logarithm")
+_word("sqrt", 1, elementwise, "the square root")
+_word("abs", 1, elementwise, "|a|")
+_word("sign", 1, elementwise, "-1, 0 or 1")
+_word("tanh", 1, elementwise, "tanh a")
+_word("sigmoid", 1, elementwise, "1 / (1 + e^-a)")
+_word("softplus", 1, elementwise, "log(1 + e^a)")
+_word("silu", 1, elementwise, "a * sigmoid(a)")
+_word("gelu", 1, elementwise, "a * Phi(a), Phi the normal distribution function")
+_word("relu", 1, elementwise, "max(a, 0)")
+_word("max", 2, elementwise, "the larger of a and b")
+_word("min", 2, elementwise, "the smaller of a and b")
+_word("stop", 1, lambda types, attrs: types[0], "a, and no gradient passes")
+_word("dot", 2, to_scalar, "sum_i a_i b_i")
+_word("sqnorm", 1, total, "sum_i a_i^2")
+_word("sum", 1, total, "sum_i a_i")
+_word("mean", 1, total, "the mean of all entries")
+_word("unit", 1, on_vectors, "a / sqrt(sum_i a_i^2 + 1e-6)")
+_word("norm", 1, on_vectors, "a / sqrt(mean_i a_i^2 + 1e-6)")
+_word("softmax", 1, on_vectors, "e^a_i / sum_j e^a_j")
+_word("rope", 1, rotated, "pairs (a_i, a_i+n/2) turned by the angle t * 10000^(-2 i / n) at tick t")
+_word("apply", 2, application, "W a", user=False)
+_word("transpose", 1, transposition, "the operator B -> A with <W a, b> = <a, W^T b>")
+_word("outer", 2, outer_product, "a b^T: the operator that maps x to a <b, x>")
+_word("scale_values", 2, scaled_values, "Diag(a) W")
+_word("flatten", 1, flattened, "all entries in one vector, the last dimension fastest")
+_word("gather", 1, gathered, "the copies of an `each` as one leading dimension", user=False)
+_word("delay", 1, delayed, "delay(a, n): a of n ticks before, zero at first")
+_word("conv", 2, convolved, "conv(a, n) = sum_j w_j a_(t-j), j = 0 .. n - 1, a filter w for each channel")
+_word("attend", 3, attended, "sum_i softmax_i(<q, k_i> / sqrt(d)) v_i over the stored pairs", user=False)
+_word("count", 0, lambda types, attrs: Type("int"), "the number of this tick, from 1")
+_word("index", 0, lambda types, attrs: Type("int", (), (attrs["axis"],)), "the number of the copy, from 0", user=False)
+_word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")
+_word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)
+_word("fold", 1, lambda types, attrs: types[0], "the sum or mean over the ticks of a period", user=False)

@@ -1,0 +1,51 @@
+"""Texts without errors that use every form of the language."""
+
+GATED = """\
+import std.rules
+const chunk = 64
+
+# A learner of one map a head.
+block gated_delta(d, heads = 8, dk = d / heads, dv = d / heads) {
+  in x : real[d]
+  each h in heads {
+    param Wq, Wk : d -> dk = normal(0.02)
+    param wa, wb : d -> 1
+    q = unit(Wq(x))  k = unit(Wk(x))  # keys
+    memory S : dk -> dv = zeros every 4 offset 1 {
+      key k  value v
+      minimize 0.5 * sqnorm(S(k) - v) over mean by decay(sigmoid(wa(x))), gd(sigmoid(wb(x)))
+      reset every 3
+    }
+    o = S(q)
+  }
+  param Wo : heads * dv -> d
+  out y = Wo(flatten(o))
+}
+"""
+
+MIXED = """\
+block mixed {
+  in t : int[4]
+  in x : real[2, d]
+  in b : bool
+  for p in [1, 2] {
+    param F[p] : store(d -> d, window = 4)
+    z[p] = last F[p](x) - -2^-x^3
+  }
+  chain h = x over i in 0 .. 4 { h = h + F[i](h) }
+  y = sum(z[j] * f(a, n = 3) for j in 0 .. n + 1)
+  out y
+}
+
+rule momentum(lr, beta = 0.9) {
+  memory m : like(w) = zeros { minimize -dot(m, g) by decay(beta), gd(1) }
+  update last w - lr * m
+}
+
+train main {
+  model = mixed(d = 64, data = "a\\"b")
+  minimize cross_entropy(y, data.target) by momentum(1e-3)
+}
+"""
+
+SAMPLES = (GATED, MIXED, GATED + MIXED)

@@ -1,0 +1,97 @@
+"""Hypothesis strategies for syntax trees: every tree here is one that some text parses to."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nldsl import tree
+from nldsl.parse_table import tables
+from nldsl.source import Source, Span
+
+SPAN = Span(Source("<made>", ""), 0, 0)
+
+names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True).filter(lambda text: text not in tables().words)
+dotted = st.lists(names, min_size=2, max_size=3).map(".".join)
+plain_text = st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=8)
+
+
+def node(kind, *parts):
+    return st.builds(lambda *values: kind(*values, SPAN), *parts)
+
+
+def tuples(part, least=0, most=3):
+    return st.lists(part, min_size=least, max_size=most).map(tuple)
+
+
+def optional(part):
+    return st.none() | part
+
+
+name_exprs = node(tree.Name, names | dotted)
+numbers = node(tree.Num, st.integers(0, 10**12) | st.floats(0, 1e300, allow_nan=False))
+atoms = st.one_of(name_exprs, name_exprs, numbers, node(tree.Str, plain_text))
+
+
+def _compound(part):
+    place = name_exprs | node(tree.Index, name_exprs, part)
+    return st.one_of(
+        node(tree.Index, part, part),
+        node(tree.Call, part, tuples(node(tree.Arg, optional(names), part))),
+        node(tree.Unary, st.just("-"), part),
+        node(tree.Binary, st.sampled_from("+-*/^"), part, part),
+        node(tree.Last, place),
+        node(tree.ListOf, tuples(part)),
+        node(tree.Range, part, part),
+        node(tree.Sum, part, names, part),
+    )
+
+
+exprs = st.recursive(atoms, _compound, max_leaves=8)
+args = node(tree.Arg, optional(names), exprs)
+maps = node(tree.MapType, exprs, exprs)
+types = st.one_of(
+    node(tree.RealType, tuples(exprs)),
+    node(tree.IntType, optional(exprs)),
+    node(tree.BoolType),
+    maps,
+    node(tree.StoreType, maps, tuples(args, most=2)),
+    node(tree.LikeType, names),
+)
+declared = node(tree.Declared, names, optional(exprs))
+updates = node(tree.Update, exprs)
+minimizes = node(tree.Minimize, exprs, optional(names), tuples(exprs, least=1))
+resets = node(tree.Reset, names, st.none()) | node(tree.Reset, st.just("every"), exprs)
+clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), minimizes, updates, resets)
+equations = node(tree.Equation, declared, exprs)
+simple = st.one_of(
+    node(tree.In, tuples(declared, least=1), types),
+    node(tree.Param, tuples(declared, least=1), types, optional(exprs)),
+    node(tree.Memory, declared, types, optional(exprs), optional(exprs), optional(exprs), tuples(clauses)),
+    equations,
+    node(tree.Out, declared, optional(exprs)),
+)
+
+
+def statements(leaf):
+    """Statements with nested bodies of a given kind of simple statement."""
+
+    def loops(part):
+        body = tuples(part)
+        return st.one_of(
+            node(tree.Each, names, exprs, body),
+            node(tree.For, names, exprs, body),
+            node(tree.Chain, names, exprs, names, exprs, body),
+        )
+
+    return st.recursive(leaf, loops, max_leaves=3)
+
+
+formals = tuples(node(tree.Formal, names, optional(exprs)))
+items = st.one_of(
+    node(tree.Import, names | dotted),
+    node(tree.Const, names, exprs),
+    node(tree.Block, names, formals, tuples(statements(simple), most=4)),
+    node(tree.Rule, names, formals, tuples(statements(simple | updates), most=4)),
+    node(tree.Train, names, tuples(equations | minimizes, most=4)),
+)
+files = node(tree.File, tuples(items, most=3))

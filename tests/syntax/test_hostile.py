@@ -1,0 +1,137 @@
+"""No text makes the parser raise or stall."""
+
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nldsl.diagnostics import Diagnostic
+from nldsl.parse import MAX_ERRORS, parse, parse_text
+from nldsl.parse_lex import lex
+from nldsl.parse_table import lark_parser, tables
+from nldsl.printer import print_item
+from nldsl.source import Source
+
+from .samples import SAMPLES
+
+_LARK = lark_parser()
+SCRAPS = [*tables().symbols.values(), "x", "S", "3", "1e-3", '"s"', '"', "'", "@", ";", "==", "#", "\n", "\x00", "é"]
+
+
+def survives(text):
+    """The errors of a text; its tree prints, and each error renders."""
+    source = Source("<text>", text)
+    file, diagnostics = parse(source)
+    for item in file.items:
+        print_item(item)
+    for diagnostic in diagnostics:
+        assert isinstance(diagnostic, Diagnostic)
+        assert diagnostic.spans[0].span.end <= len(text)
+        diagnostic.render()
+    assert len(diagnostics) <= MAX_ERRORS
+    return diagnostics
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(SCRAPS), max_size=40).map(" ".join))
+def test_any_tokens(text):
+    survives(text)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text(max_size=80))
+def test_any_text(text):
+    survives(text)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_mutations(seed):
+    """Tokens of a sample left out, doubled, exchanged and put in."""
+    dice = random.Random(seed)
+    text = dice.choice(SAMPLES)
+    tokens = lex(Source("<text>", text)).tokens
+    spaces = [text[a.end : b.start] for a, b in zip(tokens, tokens[1:])]
+    words = [token.text for token in tokens[:-1]]
+    for _ in range(dice.randint(1, 5)):
+        at = dice.randrange(len(words))
+        match dice.randrange(4):
+            case 0:
+                words[at] = ""
+            case 1:
+                words[at] += " " + words[at]
+            case 2:
+                words[at] = dice.choice(SCRAPS)
+            case 3:
+                words[at] = dice.choice(SCRAPS) + " " + words[at]
+    text = "".join(word + (space or " ") for word, space in zip(words, spaces))
+    if not survives(text):
+        _LARK.parse(text, start="file")
+
+
+@pytest.mark.parametrize("sample", SAMPLES[:2])
+def test_every_prefix(sample):
+    for end in range(0, len(sample), 7):
+        survives(sample[:end])
+
+
+# Texts of a given size; at 100,000 most are just under the largest text that is read.
+HOSTILE = {
+    "parentheses": lambda n: "const a = " + "(" * 9 * n,
+    "brackets": lambda n: "const a = " + "[" * 9 * n,
+    "closed parentheses": lambda n: "const a = " + "(" * 4 * n + "1" + ")" * 4 * n,
+    "braces": lambda n: "block f " + "{" * 9 * n,
+    "loops": lambda n: "block f {" + "for p in ps {" * (n // 2),
+    "sum": lambda n: "const a = 1" + "+1" * n,
+    "powers": lambda n: "const a = 1" + "^1" * n,
+    "signs": lambda n: "const a = " + "-" * n + "1",
+    "calls": lambda n: "const a = f" + "(1)" * n,
+    "indices": lambda n: "const a = f" + "[1]" * n,
+    "arguments": lambda n: "const a = f(" + "1," * n + ")",
+    "open arguments": lambda n: "const a = f(" + "1," * n,
+    "unknown": lambda n: "\x00" * 9 * n,
+    "alternating": lambda n: "$a" * 4 * n,
+    "quotes": lambda n: '"\n' * 4 * n,
+    "names": lambda n: "a " * 4 * n,
+    "blocks": lambda n: "block " * n,
+    "closers": lambda n: "}" * 9 * n,
+    "equations": lambda n: "block f {" + "a = 1\n" * n + "}",
+    "open equations": lambda n: "block f {" + "a = (\n" * n + "}",
+    "digits": lambda n: "const a = " + "9" * 9 * n,
+    "spaces": lambda n: " " * 9 * n,
+    "slashes": lambda n: "/" * 9 * n,
+}
+DEEP = ("parentheses", "brackets", "braces", "loops", "sum", "powers", "signs", "calls", "indices")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_large_hostile_texts_end(name):
+    start = time.monotonic()
+    parse_text(HOSTILE[name](100_000))
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_texts_survive(name):
+    survives(HOSTILE[name](2_000))
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_too_deep_is_said(name):
+    assert [d.code for d in parse_text(HOSTILE[name](2_000))[1]] == ["NL003"]
+
+
+def test_too_large_is_said():
+    assert [d.code for d in parse_text("# " + "x" * 10**8)[1]] == ["NL003"]
+
+
+def test_the_deepest_that_is_read():
+    assert parse_text("const a = " + "(" * 100 + "1" + ")" * 100)[1] == []
+    assert parse_text("const a = 1" + " + 1" * 99)[1] == []
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# only a comment", "\ufeff", "  \t\r\n"])
+def test_empty_texts(text):
+    assert parse_text(text)[1] == []
