@@ -26,10 +26,11 @@ def _span() -> Span:
 
 @dataclass(frozen=True)
 class Axis:
-    """The leading axis of an `each`; `id` is unique in the unit."""
+    """The leading axis of an `each`; `id` is unique in the unit, `depth` counts the `each`es around it."""
 
     id: str
     size: Dim
+    depth: int = 0
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _body(members: list[Unit], indent: int) -> list[str]:
                 lines[-1] += "  " + text
                 open_line = not _comment(lines, unit.after, indent)
                 continue
-        if text is not None and indent + len(text) <= WIDTH:
+        if text is not None and (indent + len(text) <= WIDTH or unit.pieces[0].is_comment):
             lines.append(" " * indent + text)
             open_line = not unit.braces
         else:

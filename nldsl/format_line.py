@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 WIDTH = 100
 INDENT = 2
@@ -147,7 +148,7 @@ def _chunks(pieces: list[Piece]) -> list[tuple[int, int]]:
         depth += piece.kind in _OPEN
         depth -= piece.kind in _CLOSE
     cuts.append(len(pieces))
-    return [(a, b) for a, b in zip(cuts, cuts[1:]) if a < b]
+    return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
 def _write(out: _Lines, pieces: list[Piece], start: int, end: int, indent: int) -> None:

@@ -61,15 +61,13 @@ class _Reader:
         self.source = source
         self.starts = _starts(file, set())
         pieces = []
-        end_line, end = 0, -1
+        end_line = 0
         for token in sorted(lexed.tokens[:-1] + lexed.comments, key=lambda token: token.start):
             line = source.position(token.start)[0]
-            comment = token.kind == "COMMENT"
-            gap = source.text[end + 1 : token.start] if end >= 0 else "\n"
             pieces.append(
                 Piece(token.kind, token.text.rstrip(), token.start, line, line > end_line, line > end_line + 1)
             )
-            end_line, end = line, token.end
+            end_line = line
         self.pieces = pieces
         self.at = 0
 

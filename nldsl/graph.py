@@ -42,7 +42,7 @@ def nesting_graph(elaborated: Elaborated) -> nx.MultiDiGraph:
     ['input', 'memory', 'output']
     """
     units, types, key = elaborated.units, elaborated.types, elaborated.key
-    graph = nx.MultiDiGraph(block=units[key].block, key=key)
+    graph: nx.MultiDiGraph = nx.MultiDiGraph(block=units[key].block, key=key)
     for part in parts(units, key):
         for name, kind, span in _named(part):
             graph.add_node(part.name(name), **_attributes(part, name, kind, span, _types_of(part, units, types, key)))
@@ -62,6 +62,7 @@ def nesting_graph(elaborated: Elaborated) -> nx.MultiDiGraph:
             graph.add_node(f"out {name}", kind="output", label=name, members=(name,), type="", where="", cluster="")
             if target in graph:
                 graph.add_edge(target, f"out {name}", kind="now")
+    graph.remove_nodes_from([n for n in nx.isolates(graph) if graph.nodes[n]["kind"] == "stream"])
     return graph
 
 
@@ -93,7 +94,7 @@ def _attributes(part: Part, name: str, kind: str, span: Any, types: Types) -> di
 
 def reduced(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """The view for people: streams are contracted, a pair is joined once, params with the same readers are one node."""
-    view = nx.MultiDiGraph(**graph.graph)
+    view: nx.MultiDiGraph = nx.MultiDiGraph(**graph.graph)
     for node, data in graph.nodes(data=True):
         if data["kind"] in KEPT:
             view.add_node(node, **data)
@@ -111,8 +112,8 @@ def _readers(graph: nx.MultiDiGraph, start: str) -> dict[str, str]:
     stack = [(start, "now")]
     while stack:
         node, before = stack.pop()
-        for _, reader, kind in graph.out_edges(node, data="kind"):
-            along = min(before, kind, key=ALONG.index)
+        for _, reader, data in graph.out_edges(node, data=True):
+            along = min(before, data["kind"], key=ALONG.index)
             if graph.nodes[reader]["kind"] in KEPT:
                 found[reader] = min(found.get(reader, along), along, key=PRECEDENCE.index)
             elif (reader, along) not in reached:
@@ -126,7 +127,7 @@ def _grouped(view: nx.MultiDiGraph) -> nx.MultiDiGraph:
     groups: dict[Any, list[str]] = {}
     for node, data in view.nodes(data=True):
         if data["kind"] == "param":
-            readers = frozenset((reader, kind) for _, reader, kind in view.out_edges(node, data="kind"))
+            readers = frozenset((reader, edge["kind"]) for _, reader, edge in view.out_edges(node, data=True))
             groups.setdefault((data["cluster"], readers), []).append(node)
     for members in groups.values():
         first, *rest = members
@@ -140,6 +141,6 @@ def _grouped(view: nx.MultiDiGraph) -> nx.MultiDiGraph:
 
 def strongly_connected(graph: nx.MultiDiGraph) -> list[set[str]]:
     """The condensation in the order of a schedule: a component without a cycle is a map, one with a cycle a recurrence."""
-    whole = nx.DiGraph(graph)
+    whole: nx.DiGraph = nx.DiGraph(graph)
     condensed = nx.condensation(whole)
     return [set(condensed.nodes[c]["members"]) for c in nx.topological_sort(condensed)]

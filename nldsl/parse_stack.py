@@ -69,7 +69,7 @@ class Stack:
         elif builder in BUILDERS:
             if any(isinstance(kid, list) for kid in kids):
                 kids = [part for kid in kids for part in (kid if isinstance(kid, list) else (kid,))]
-            if builder == "sum" and kids[0] != tree.Name("sum", None):
+            if builder == "sum" and getattr(kids[0], "id", None) != "sum":
                 self._only_sum(kids[0])
             value = BUILDERS[builder](kids, Span(self.source, start, end))
             if type(value) in _WHOLE:

@@ -84,7 +84,6 @@ def lark_parser(strict: bool = False):
 
 
 def _build(text: str) -> dict:
-    import lark
     from lark.parsers.lalr_analysis import Shift
 
     parser = lark_parser()

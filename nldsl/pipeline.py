@@ -8,21 +8,18 @@ no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nldsl import tree
 from nldsl.check.instances import Units, symbolic
 from nldsl.check.passes import TYPED, UNTYPED
-from nldsl.check.shapes import Types
-from nldsl.core import Unit
+from nldsl.check.rules import check_rule
 from nldsl.diagnostics import Diagnostic
 from nldsl.elaborate.scope import Scope
 from nldsl.elaborate.top import library, top_scope
 from nldsl.parse import parse
-from nldsl.source import Source
-
-Pass = Callable[[Unit, Types], list[Diagnostic]]
+from nldsl.source import Source, Span
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class Checked:
     Attributes:
         top: its names, above those of the library.
         units: every unit made, by key; a unit with errors has no types.
-        keys: the unit of each block at symbolic sizes, None where it has errors.
+        keys: the unit of each block at symbolic sizes, None where it has errors or takes blocks as parameters: such a
+            block is checked where it is used.
         diagnostics: errors and warnings in order of place.
     """
 
@@ -53,8 +51,13 @@ def check_source(source: Source) -> Checked:
     file, found = parse(source)
     top, wrong = top_scope(file, library())
     units = Units(top)
-    keys = {b.name: units.block(b, symbolic(b, top, units.sizes)) for b in callees_first(file)}
-    found = [*found, *wrong, *check_units(units)]
+    waiting = {item.name for item in file.items if isinstance(item, tree.Block) and takes_blocks(item, file)}
+    keys = {
+        b.name: None if b.name in waiting else units.block(b, symbolic(b, top, units.sizes)) for b in callees_first(file)
+    }
+    used = {name for item in file.items if isinstance(item, tree.Block) for name in names_in(item.body)}
+    rules = [item for item in file.items if isinstance(item, tree.Rule) and item.name not in used]
+    found = [*found, *wrong, *check_units(units), *(d for rule in rules for d in check_rule(rule, top))]
     return Checked(source, file, top, units, keys, distinct(found))
 
 
@@ -63,7 +66,7 @@ def check_units(units: Units) -> list[Diagnostic]:
     found = list(units.diagnostics)
     for key, unit in units.units.items():
         types = units.types.get(key)
-        for name, check in UNTYPED + (TYPED if types is not None else ()):
+        for _, check in UNTYPED + (TYPED if types is not None else ()):
             found += check(unit, types or {})
     return found
 
@@ -78,9 +81,13 @@ def distinct(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
         span = d.spans[0].span if d.spans else None
         where = (span.source.name, span.start, span.end) if span is not None else d.message
         first.setdefault((d.code, where), d)
-    cyclic = {label.span for d in first.values() if d.code == "NL310" for label in d.spans}
-    kept = [d for d in first.values() if not (d.code == "NL204" and d.spans[0].span in cyclic)]
+    cyclic = [label.span for d in first.values() if d.code == "NL310" for label in d.spans]
+    kept = [d for d in first.values() if not (d.code == "NL204" and any(overlap(d.spans[0].span, span) for span in cyclic))]
     return tuple(sorted(kept, key=Diagnostic.sort_key))
+
+
+def overlap(a: Span, b: Span) -> bool:
+    return a.source is b.source and a.start < b.end and b.start < a.end
 
 
 def callees_first(file: tree.File) -> list[tree.Block]:
@@ -101,14 +108,39 @@ def callees_first(file: tree.File) -> list[tree.Block]:
     return list(order.values())
 
 
+def takes_blocks(block: tree.Block, file: tree.File, opened: frozenset[str] = frozenset()) -> set[str]:
+    """The parameters without a default that stand for blocks: they are applied, or given to such a parameter.
+
+    >>> from nldsl.parse import parse_text
+    >>> file, _ = parse_text("block twice(f) { in x : real[2]  out y = f(f(x)) }")
+    >>> takes_blocks(file.items[0], file)
+    {'f'}
+    """
+    required = {f.name for f in block.formals if f.default is None}
+    blocks = {item.name: item for item in file.items if isinstance(item, tree.Block)}
+    found: set[str] = set()
+    for call in nodes_in(block.body):
+        if not isinstance(call, tree.Call) or not isinstance(call.fn, tree.Name):
+            continue
+        found |= {call.fn.id} & required
+        if call.fn.id in blocks and call.fn.id not in opened:
+            inner = takes_blocks(blocks[call.fn.id], file, opened | {call.fn.id})
+            found |= {a.value.id for a in call.args if a.name in inner and isinstance(a.value, tree.Name)} & required
+    return found
+
+
 def names_in(node: object) -> Iterator[str]:
     """Every name an expression of the tree mentions."""
+    return (part.id for part in nodes_in(node) if isinstance(part, tree.Name))
+
+
+def nodes_in(node: object) -> Iterator[object]:
+    """A node of the tree and all nodes below it."""
     stack = [node]
     while stack:
         part = stack.pop()
-        if isinstance(part, tree.Name):
-            yield part.id
-        elif isinstance(part, tuple):
+        if isinstance(part, tuple):
             stack += part
-        elif hasattr(part, "__dataclass_fields__") and not isinstance(part, (Source, tree.Num)):
+        elif hasattr(part, "__dataclass_fields__"):
+            yield part
             stack += [v for k, v in vars(part).items() if k != "span"]

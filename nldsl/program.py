@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nldsl import tree
-from nldsl.check.instances import Units, complete, unit_key
+from nldsl.check.instances import Units, complete
 from nldsl.check.shapes import Types
-from nldsl.core import Memory, Unit
+from nldsl.core import Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.scope import Constant, Scope
-from nldsl.pipeline import Checked, check_source, check_units, distinct
-from nldsl.source import Source
+from nldsl.pipeline import Checked, check_source, check_units, distinct, takes_blocks
+from nldsl.source import Source, Span
 
 MAX_BYTES = 4_000_000
 
@@ -38,6 +39,11 @@ class Elaborated:
     @property
     def unit(self) -> Unit:
         return self.units[self.key]
+
+    @property
+    def parts(self) -> tuple[Mapping[str, Unit], Mapping[str, Types], str]:
+        """(units, types, key), as backends take them."""
+        return self.units, self.types, self.key
 
 
 class Program:
@@ -83,7 +89,7 @@ class Program:
         return self.checked.top
 
     def _items(self, kind: type) -> dict[str, Any]:
-        return {item.name: item for item in self.checked.file.items if isinstance(item, kind)}
+        return {item.name: item for item in self.checked.file.items if isinstance(item, kind) and not isinstance(item, tree.Import)}
 
     def block(self, name: str) -> tree.Block:
         """The tree of a block.
@@ -91,7 +97,7 @@ class Program:
         Raises:
             NlError: there is none of that name.
         """
-        blocks = self._items(tree.Block)
+        blocks: dict[str, tree.Block] = self._items(tree.Block)
         if name not in blocks:
             near = did_you_mean(name, blocks)
             raise NlError(
@@ -101,10 +107,15 @@ class Program:
         return blocks[name]
 
     def symbolic(self, block: str) -> Elaborated:
-        """A block as it was checked: sizes without a given value are symbols."""
-        self.block(block)
-        key = self.checked.keys[block]
-        assert key is not None
+        """A block as it was checked: sizes without a given value are symbols.
+
+        Raises:
+            NlError: it takes blocks as parameters, so there is nothing to show without them.
+        """
+        node, key = self.block(block), self.checked.keys[block]
+        if key is None:
+            needed = takes_blocks(node, self.checked.file)
+            raise NlError(*(_missing(node, f, "cell") for f in node.formals if f.name in needed))
         return _reached(key, self.checked.units)
 
     def elaborate(self, block: str, **sizes: Any) -> Elaborated:
@@ -120,7 +131,7 @@ class Program:
         found = distinct(check_units(units))
         errors = [d for d in found if d.severity == "error"]
         if errors:
-            raise NlError(*_indivisible(node, formals, errors))
+            raise NlError(*_not_a_size(node, formals, set(sizes), errors))
         assert key is not None
         return _reached(key, units, found)
 
@@ -144,11 +155,10 @@ class Program:
             else:
                 given[name] = core
         formals = complete(node, given, {}, self.checked.top)
-        for formal in node.formals:
-            if formal.name not in formals and not any(formal.name == n for n in sizes):
-                wrong.append(
-                    Diagnostic("NL804", f"the block `{node.name}` needs a value for `{formal.name}`", (Label(formal.span),),
-                               expected=f"{formal.name} = ...", found="none", help=f"-D {formal.name}=64, or {formal.name}=64 in Python"))  # fmt: skip
+        absent = [f for f in node.formals if f.name not in formals and f.name not in sizes]
+        for formal in [f for f in absent if f.default is None] or absent:
+            if not wrong or formal.default is None:
+                wrong.append(_missing(node, formal, "64"))
         if wrong:
             raise NlError(*wrong)
         return formals
@@ -176,12 +186,12 @@ class Program:
             NlError: a parameter does not fit, or the torch backend is not installed.
         """
         elaborated = self.elaborate(block, **sizes)
-        return backend("nldsl_torch").module(elaborated, dtype=dtype, device=device)
+        return backend("nldsl_torch").module(*elaborated.parts, dtype=dtype, device=device)
 
     def interpreter(self, block: str, **sizes: Any) -> Any:
         """The block run tick by tick: the meaning of the language."""
         elaborated = self.elaborate(block, **sizes)
-        return backend("nldsl_interpreter").Interpreter(elaborated.units, elaborated.types, elaborated.key)
+        return backend("nldsl_interpreter").Interpreter(*elaborated.parts)
 
     def reveal(self, block: str, name: str) -> str:
         """The type and clock of a stream, as the reference pages show it: `dk -> dv each h every 1`."""
@@ -194,7 +204,7 @@ class Program:
                            found=f"`{name}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
         every = next((s.every for s in shown.unit.states if s.name == name), 1)
         text = str(types[name])
-        plain, each = (text.split(" each ", 1) + [""])[:2]
+        plain, each = [*text.split(" each ", 1), ""][:2]
         return f"{plain} every {every}" + (f" each {each}" if each else "")
 
 
@@ -237,7 +247,8 @@ def read_source(path_or_text: str | Path) -> Source:
         return Source(str(path), data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise NlError(
-            Diagnostic("NL802", f"'{path}' is not a text", expected="UTF-8", found=f"the byte {data[error.start]:#04x} at {error.start}")) from None  # fmt: skip
+            Diagnostic("NL802", f"'{path}' is not a text", expected="UTF-8",
+                       found=f"the byte {data[error.start]:#04x} at {error.start}")) from None  # fmt: skip
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -258,9 +269,11 @@ def backend(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
+        ours = (error.name or "").startswith("nldsl")
         raise NlError(
-            Diagnostic("NL808", f"the backend `{package}` cannot be used here: {error}", expected="nldsl with its torch backend",
-                       help="pip install torch")) from error  # fmt: skip
+            Diagnostic("NL808", f"this needs `{package}`, which cannot be used here: {error}",
+                       expected="nldsl with all its parts" if ours else "an environment that has torch",
+                       help=None if ours else "pip install torch")) from error  # fmt: skip
 
 
 def _reached(key: str, units: Units, warnings: tuple[Diagnostic, ...] = ()) -> Elaborated:
@@ -271,29 +284,49 @@ def _reached(key: str, units: Units, warnings: tuple[Diagnostic, ...] = ()) -> E
     return Elaborated(key, {k: units.units[k] for k in order}, {k: units.types[k] for k in order}, warnings)
 
 
-def _indivisible(node: tree.Block, formals: Mapping[str, Any], errors: list[Diagnostic]) -> list[Diagnostic]:
-    """A size that is a fraction because one parameter does not divide another is told in these words."""
-    if not any(d.code == "NL201" for d in errors):
-        return errors
-    told = []
+def _missing(node: tree.Block, formal: tree.Formal, example: str) -> Diagnostic:
+    quoted = example if example.isdigit() else f'"{example}"'
+    return Diagnostic(
+        "NL804", f"the block `{node.name}` needs a value for `{formal.name}`", (Label(formal.span),), expected=f"{formal.name} = ...",
+        found="none", help=f"-D {formal.name}={example}, or {formal.name}={quoted} in Python")  # fmt: skip
+
+
+def _not_a_size(
+    node: tree.Block, formals: Mapping[str, Any], given: set[str], errors: list[Diagnostic]
+) -> list[Diagnostic]:
+    """A dimension that is not a whole number above 0 is told by the parameters it comes from."""
+    places = [d.spans[0].span.text for d in errors if d.code == "NL201"]
+    told: list[tuple[bool, Diagnostic]] = []
     for formal in node.formals:
         value, default = formals[formal.name], formal.default
-        if not isinstance(value, Dim) or value.constant is None or value.integer is not None:
+        exact = value.constant if isinstance(value, Dim) else None
+        if not any(re.search(rf"\b{formal.name}\b", place) for place in places) or (exact is not None and exact.denominator == 1 and exact >= 1):
             continue
-        if isinstance(default, tree.Binary) and default.op == "/":
+        if exact is not None and exact.denominator > 1 and isinstance(default, tree.Binary) and default.op == "/":
             over, under = default.left.span.text, default.right.span.text
-            names = [n for n in formals if n in (over, under)]
-            found = ", ".join(f"{n} = {formals[n]}" for n in names) or str(value)
-            told.append(
-                Diagnostic("NL806", f"`{over}` is not divisible by `{under}`", (Label(formal.span, f"`{formal.name}` would be {value}"),),
-                           expected=f"`{over}` a multiple of `{under}`", found=found))  # fmt: skip
-    return told + [d for d in errors if d.code != "NL201"] if told else errors
+            found = ", ".join(f"{n} = {formals[n]}" for n in formals if n in (over, under)) or str(value)
+            message, expected = f"`{over}` is not divisible by `{under}`", f"`{over}` a multiple of `{under}`"
+        else:
+            message, expected, found = f"`{formal.name}` is a size", "a whole number above 0", f"{formal.name} = {value}"
+        wrong = Diagnostic("NL806", message, (Label(formal.span),), expected=expected, found=found)
+        told.append((formal.name in given, wrong))
+    if not told:
+        return [_fraction(d, formals) if d.code == "NL201" else d for d in errors]
+    # What was given wrong is the reason for sizes computed from it; one message is enough for sizes with one reason.
+    reasons = [d for is_given, d in told if is_given] or [d for _, d in told]
+    first = {d.message: d for d in reversed(reasons)}
+    return [*reversed(first.values()), *(d for d in errors if d.code != "NL201")]
 
 
-def _headline(node: tree.Block) -> Any:
+def _fraction(error: Diagnostic, formals: Mapping[str, Any]) -> Diagnostic:
+    """A dimension computed in place, `d / n`, with the values it was computed from."""
+    place = error.spans[0].span.text
+    values = ", ".join(f"{name} = {value}" for name, value in formals.items() if re.search(rf"\b{name}\b", place))
+    return Diagnostic("NL806", f"`{place}` is not a whole number above 0", error.spans, expected=error.expected, found=values or error.found)
+
+
+def _headline(node: tree.Block) -> Span:
     """The first line of a block."""
-    from nldsl.source import Span
-
     end = node.span.source.text.find("\n", node.span.start)
     return Span(node.span.source, node.span.start, min(node.span.end, end if end >= 0 else node.span.end))
 
@@ -302,4 +335,4 @@ def _listed(names: Any) -> str:
     return ", ".join(f"`{n}`" for n in names)
 
 
-__all__ = ["Elaborated", "Memory", "Program", "load", "read_source", "unit_key"]
+__all__ = ["Elaborated", "Program", "backend", "load", "read_source"]

@@ -69,8 +69,9 @@ def show(program: Program, stage: str, block: str | None, sizes: Mapping[str, An
         return FRONT[stage](program.elaborate(block, **sizes) if sizes else program.symbolic(block))
     from nldsl.program import backend
 
+    elaborated = program.elaborate(block, **sizes)
     package, function = LATER[stage]
     printer = getattr(backend(package), function, None)
     if printer is None:
         raise NlError(Diagnostic("NL808", f"`{package}` does not print the stage `{stage}`", expected="one of the stages before it"))
-    return str(printer(program.elaborate(block, **sizes)))
+    return str(printer(*elaborated.parts))

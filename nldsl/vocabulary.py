@@ -42,8 +42,8 @@ def _word(name: str, arity: int, rule: Callable[[list[Type], Attrs], Type], doc:
 
 
 def join_axes(types: list[Type]) -> tuple[Axis, ...]:
-    """The axes of a result: those of the argument with most; scopes nest, so the others' are among them."""
-    return max((t.axes for t in types), key=len, default=())
+    """The axes of all arguments, outermost first."""
+    return tuple(sorted({axis for t in types for axis in t.axes}, key=lambda axis: axis.depth))
 
 
 def _same(a: Type, b: Type) -> bool:

@@ -10,15 +10,13 @@ from torch import Tensor
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
-from nldsl_interpreter.implicit import fixed_point
 from nldsl_interpreter.operations import arguments, compute, gather, rotate
-from nldsl_interpreter.order import components, reads
+from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
 
 Tensors = dict[str, Tensor]
 Scope = MutableMapping[str, Tensor]
 Types = Mapping[str, Type]
-STATEFUL = {"delay", "conv", "attend", "fold"}
 
 
 class Interpreter:
@@ -32,12 +30,7 @@ class Interpreter:
         return self.top.parameters(dtype, generator)
 
     def run(self, params: Tensors, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
-        """Run over whole sequences.
-
-        Args:
-            params: as `parameters` makes them.
-            inputs: each [B, T, *shape].
-            state: what an earlier call returned, to go on from there; None starts afresh.
+        """Run over sequences, each input [B, T, *shape]; go on from the state an earlier call returned, or afresh.
 
         Returns:
             The outputs, each [B, T, *shape], and the state after the last tick.
@@ -46,14 +39,14 @@ class Interpreter:
         batch, ticks = next(iter(inputs.values())).shape[:2]
         given = [*params.values(), *inputs.values(), *state.values()]
         dtype = next((x.dtype for x in given if x.is_floating_point()), torch.get_default_dtype())
-        outputs = []
+        outputs: list[Tensors] = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in given)):
             for t in range(ticks):
                 tick = _Tick(self.top, params, state, batch, dtype)
                 outputs.append(tick.run({name: x[:, t] for name, x in inputs.items()}))
                 state = {**tick.after, "tick": state["tick"] + 1}
         if not outputs:
-            return self.top.nothing(batch, dtype), state
+            return {n: torch.zeros(batch, 0, *sizes(t), dtype=dtype) for n, t in self.top.outputs().items()}, state
         return {name: torch.stack([o[name] for o in outputs], 1) for name in outputs[0]}, state
 
 
@@ -75,10 +68,8 @@ class _Machine:
             own |= machine.parameters(dtype, generator)
         return own
 
-    def nothing(self, batch: int, dtype: torch.dtype) -> Tensors:
-        """The outputs of no ticks."""
-        types = {name: self.types[a.name] if not isinstance(a, Num) else Type("real") for name, a in self.unit.outputs}
-        return {name: torch.zeros(batch, 0, *sizes(type), dtype=dtype) for name, type in types.items()}
+    def outputs(self) -> dict[str, Type]:
+        return {name: Type("real") if isinstance(atom, Num) else self.types[atom.name] for name, atom in self.unit.outputs}
 
     def resting(self, t: int) -> frozenset[str]:
         """The states whose clock does not tick."""
@@ -123,10 +114,9 @@ class _Tick:
     def atom(self, atom: Atom, scope: Mapping[str, Tensor]) -> tuple[Tensor, Type]:
         if isinstance(atom, Num):
             return initial_value(atom.value, Type("real"), self.dtype)[None], Type("real")
-        type = self.m.types[atom.name]
         if isinstance(atom, Last):
-            return self.before[atom.name], type
-        return self._param(atom.name) if atom.name in self.m.params else scope[atom.name], type
+            return self.before[atom.name], self.m.types[atom.name]
+        return self._param(atom.name) if atom.name in self.m.params else scope[atom.name], self.m.types[atom.name]
 
     def _param(self, name: str) -> Tensor:
         return self.params[self.m.params[name]].unsqueeze(0)
@@ -135,7 +125,8 @@ class _Tick:
         key = self.m.prefix + state.name
         if key in self.state and not (state.reset and self.t % state.reset == 0):
             return self.state[key]
-        first = initial_value(state.init, state.type, self.dtype)[None] if state.learned is None else self._param(state.learned)
+        dtype = torch.int64 if state.type.kind == "int" else self.dtype
+        first = initial_value(state.init, state.type, dtype)[None] if state.learned is None else self._param(state.learned)
         return self._copies(first, state.type)
 
     def _copies(self, x: Tensor, type: Type) -> Tensor:
@@ -157,15 +148,14 @@ class _Tick:
                 return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
             case "rope":
                 return rotate(values[0], self.t)
-            case "delay":
-                return self._past(e, "past", values[0], e.attr("ticks") + 1)[:, 0]
-            case "conv":
-                ticks = self._past(e, "past", values[0], e.attr("ticks"))
-                return (ticks.flip(1).movedim(1, -1) * values[1]).sum(-1)
-            case "attend":
-                return self._attend(e, *values)
             case "fold":
                 return self._fold(e, self._copies(values[0], result))
+            case "delay":
+                return self._past(e, "past", values[0], e.attr("ticks") + 1, True)[:, 0]
+            case "conv":
+                values[0] = self._past(e, "past", values[0], e.attr("ticks"), True)
+            case "attend":
+                values[1:] = (self._past(e, n, x, e.attr("window"), False) for n, x in zip(("keys", "values"), values[1:], strict=True))
         return compute(e.op, len(args[0][1].shape), values)
 
     def _gradient(self, objective: Objective, at: Tensor, scope: Mapping[str, Tensor]) -> Tensor:
@@ -175,7 +165,7 @@ class _Tick:
             fresh = at.clone() if at.requires_grad else at.clone().requires_grad_()
             inner: Scope = ChainMap({objective.self: fresh}, scope)  # type: ignore[arg-type]
             for part in objective.equations:
-                if part.op in STATEFUL:
+                if part.op in ("delay", "conv", "attend", "fold"):
                     raise ValueError(f"`{part.op}` of what an objective computes from its memory has no meaning: {part.span.text}")
                 inner[part.name] = self.equation(part, inner)
             loss = self.atom(objective.result, inner)[0].sum()  # copies do not touch each other's loss
@@ -212,11 +202,11 @@ class _Tick:
 
     # --- operations with a state ---------------------------------------------------------------------
 
-    def _past(self, e: Equation, name: str, x: Tensor, ticks: int | None, fill: bool = True) -> Tensor:
-        """The values of x at the last so many ticks, this one included, oldest first; zero before the first tick."""
+    def _past(self, e: Equation, name: str, x: Tensor, ticks: int | None, filled: bool) -> Tensor:
+        """The values of x at the last so many ticks, this one included, oldest first; `filled`: zero before the first."""
         key = f"{self.m.prefix}{e.name}:{name}"
         x = x.expand(self.batch, *x.shape[1:]).unsqueeze(1)
-        past = self.state.get(key, x.new_zeros(self.batch, ticks - 1 if fill and ticks else 0, *x.shape[2:]))
+        past = self.state.get(key, x.new_zeros(self.batch, ticks - 1 if filled and ticks else 0, *x.shape[2:]))
         now = torch.cat((past, x), 1)
         self.after[key] = now[:, 1:] if now.shape[1] == ticks else now
         return now
@@ -226,8 +216,3 @@ class _Tick:
         total = self.state[key] + x if key in self.state else x
         self.after[key] = total if state.name in self.m.resting(self.t) else torch.zeros_like(total)
         return total / state.every if e.attr("over") == "mean" else total
-
-    def _attend(self, e: Equation, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys, values = (self._past(e, n, x, e.attr("window"), fill=False) for n, x in (("keys", key), ("values", value)))
-        scores = (query.unsqueeze(1) * keys).sum(-1, keepdim=True) / keys.shape[-1] ** 0.5
-        return (scores.softmax(1) * values).sum(1)

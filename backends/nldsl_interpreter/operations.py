@@ -1,4 +1,4 @@
-"""The equation of every operation without state, over values laid out by `arguments` [..., *shape]."""
+"""The equation of every operation without state."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ from torch.nn import functional as F
 from nldsl.core import Axis, Type
 from nldsl_interpreter.values import integer, lift
 
-EPS = 1e-6
-Dims = tuple[int, ...]
-
 
 def apply(w: Tensor, x: Tensor) -> Tensor:
     return (w @ x.unsqueeze(-1)).squeeze(-1) if x.is_floating_point() else torch.take_along_dim(w, x.unsqueeze(-2), -1)[..., 0]
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return logits.logsumexp(-1) - torch.take_along_dim(logits, target, -1)[..., 0]
 
 
 # Entry by entry: every argument has the rank of the result.
@@ -36,20 +29,20 @@ OVER: dict[str, Callable[..., Tensor]] = {
     "sqnorm": lambda a, dims: a.square().sum(dims),
     "sum": lambda a, dims: a.sum(dims),
     "mean": lambda a, dims: a.mean(dims),
-    "unit": lambda a, dims: a / (a.square().sum(dims, keepdim=True) + EPS).sqrt(),
-    "norm": lambda a, dims: a / (a.square().mean(dims, keepdim=True) + EPS).sqrt(),
+    "unit": lambda a, dims: a / (a.square().sum(dims, keepdim=True) + 1e-6).sqrt(),
+    "norm": lambda a, dims: a / (a.square().mean(dims, keepdim=True) + 1e-6).sqrt(),
     "softmax": lambda a, dims: (a - a.logsumexp(dims, keepdim=True)).exp(),
     "flatten": lambda a, dims: a.flatten(dims[0]),
 }
-# The others, with the rank of each argument.
+# The others, and the rank of each argument; conv and attend get theirs over time from the interpreter.
 MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Tensor]]] = {
     "apply": ((2, 1), apply),
     "transpose": ((2,), lambda w: w.mT),
     "outer": ((1, 1), lambda a, b: a.unsqueeze(-1) * b.unsqueeze(-2)),
     "scale_values": ((1, 2), lambda a, w: a.unsqueeze(-1) * w),
-    "cross_entropy": ((1, 1), cross_entropy),
-    "conv": ((1, 2), lambda x, w: x),
-    "attend": ((1, 1, 1), lambda q, k, v: v),
+    "cross_entropy": ((1, 1), lambda a, i: a.logsumexp(-1) - torch.take_along_dim(a, i, -1)[..., 0]),
+    "conv": ((1, 2), lambda past, w: (past.flip(1).movedim(1, -1) * w).sum(-1)),
+    "attend": ((1, 1, 1), lambda q, k, v: (((q[:, None] * k).sum(-1, keepdim=True) / k.shape[-1] ** 0.5).softmax(1) * v).sum(1)),
 }
 
 
@@ -64,11 +57,9 @@ def arguments(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> list[Te
 
 def compute(op: str, rank: int, args: list[Tensor]) -> Tensor:
     """The value of an operation; `rank` is that of its first argument."""
-    if op in ELEMENTWISE:
-        return ELEMENTWISE[op](*args)
     if op in OVER:
         return OVER[op](*args, tuple(range(-rank, 0)))
-    return MIXED[op][1](*args)
+    return ELEMENTWISE[op](*args) if op in ELEMENTWISE else MIXED[op][1](*args)
 
 
 def gather(x: Tensor, type: Type, axis: Axis) -> Tensor:

@@ -1,5 +1,5 @@
 """The PyTorch backend: plans to readable source, source to modules."""
 
-from nldsl_torch.build import build_source, module
+from nldsl_torch.build import build_source, module, show_fx
 
-__all__ = ["build_source", "module"]
+__all__ = ["build_source", "module", "show_fx"]

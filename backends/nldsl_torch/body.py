@@ -37,7 +37,7 @@ RESERVED = {"torch", "F", "Tensor", "self", "state", "B", "T", "C", "unit", "nor
 
 # Names that the chunk form gives its own values; numbered ones (K1_1, L1, n1, o0) are reserved by their first letter.
 CHUNK_LOCALS = frozenset("A W c E P F Q O r g s U head tail zero eye lead valid out reads u starts Q_raw O_raw".split()) | {
-    f"{letter}{n}" for letter in "KLpnox" for n in range(10)
+    f"{letter}{n}" for letter in "KLpnoxmb" for n in range(100)
 }  # fmt: skip
 
 

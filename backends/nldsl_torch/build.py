@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx
 
 from nldsl.core import Unit
-from nldsl.lower.copies import remove_copies
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl_torch.module import ClassWriter
+from nldsl_torch import streams
+from nldsl_torch.streams import Region
 
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_kernel, segments, shift_down, unchunk, window_attention"
+PRIMITIVES = ("apply", "causal_conv", "cross_entropy", "delay", "norm", "rope", "ticks", "unit")
 STREAMS = "from nldsl_torch.streams import Region, apply, causal_conv, cross_entropy, delay, expect, from_memory, loop, norm, part, remember, rope, ticks, to_memory, unit, whole"
 
 
@@ -92,4 +95,15 @@ def module(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str, *
     return built.to(device=device, dtype=dtype)
 
 
-__all__ = ["build_source", "module", "plans", "remove_copies"]
+def show_fx(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str) -> str:
+    """The map regions of a block as torch.fx graphs, in order."""
+    made = load_module(build_source(units, types, key, standalone=False), key)
+    parts = []
+    for name, value in vars(made).items():
+        if isinstance(value, Region):
+            tracer = torch.fx.Tracer(autowrap_functions=tuple(vars(streams)[f] for f in PRIMITIVES))
+            parts.append(f"# {name}\n{tracer.trace(value.fn)}")
+    return "\n\n".join(parts)
+
+
+__all__ = ["build_source", "module", "plans", "show_fx"]

@@ -45,6 +45,7 @@ class Chunks:
         self.order = {w.name: f"_{n}" for n, w in enumerate((*self.unknown, *self.known), 1)}
         self.by_channel = any(self.channels(f) is not None for o in self._operators() for _, f in o.terms)
         self._raw_fill: list[str] = []
+        self.named: dict[str, str] = {}
         self.cross = [r for r in self.outputs if r.operator.transposed != self.form.transposed]
         self.aligned = [r for r in self.outputs if r.operator.transposed == self.form.transposed]
 
@@ -56,6 +57,20 @@ class Chunks:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+    def once(self, text: str, hint: str) -> str:
+        """A name for an expression, which is computed once."""
+        if text not in self.named:
+            self.named[text] = f"{hint}{len(self.named)}"
+            self.say(f"{self.named[text]} = {text}")
+        return self.named[text]
+
+    def score(self, probe: str, side: str) -> str:
+        return self.once(f"{probe} @ {side}.mT", "m")
+
+    def before(self, name: str, fill: float | None = None) -> str:
+        """A kernel, or with `fill` a factor of the start state, of the state before the tick."""
+        return self.once(f"shift_down({name})" if fill is None else f"shift_down({name}, {fill}, -1)", "b")
 
     # --- small pieces ----------------------------------------------------------------------------
 
@@ -118,7 +133,8 @@ class Chunks:
             for s in earlier:
                 carry = self.machine.next[state].get(s)
                 if (s, w.name) in self.K and carry is not None:
-                    terms.append(f"L{n} @ ({self.rows(carry.number, f'shift_down({self.K[s, w.name]})')})")
+                    # A carry acts at every tick: a constant one must be 0 at the ticks of the padding.
+                    terms.append(f"L{n} @ ({self.before(self.K[s, w.name])} * {self.scalar(carry.number)}.unsqueeze(-1))")
             direct = self.write_factor(state, w)
             if direct is not None:
                 terms.append(self.rows(direct.number, f"L{n}", -2))
@@ -130,10 +146,8 @@ class Chunks:
             for s in earlier:
                 carry = self.machine.next[state].get(s)
                 if (s, start) in self.p and carry is not None:
-                    before = f"shift_down({self.p[s, start]}, {1.0 if s == start else 0.0}, -1)"
-                    value = number(carry.number)
-                    scaled = before if value == 1.0 else f"{before} * {self.scalar(carry.number) if value is None else repr(value)}"
-                    terms.append(f"(L{n} @ ({scaled}).unsqueeze(-1)).squeeze(-1)")
+                    before = self.before(self.p[s, start], 1.0 if s == start else 0.0)
+                    terms.append(f"(L{n} @ ({before} * {self.scalar(carry.number)}).unsqueeze(-1)).squeeze(-1)")
             if terms == [f"p{n}"]:
                 self.p[state, start] = f"p{n}"
             elif terms:
@@ -154,7 +168,7 @@ class Chunks:
         own = read.operator.get(name)
         if self.by_channel:
             return self._channel_product(read, w, probe, own)
-        score = f"({probe} @ {self.known_side(w)}.mT)"
+        score = self.score(probe, self.known_side(w))
         if read.state is not None:
             kernel = self.K.get((read.state, name))
             return None if kernel is None else f"{score} * {kernel}"
@@ -165,7 +179,7 @@ class Chunks:
             parts = [f"{kernel}.tril(-1)"]
         else:
             parts = [
-                self.rows(f.number, f"shift_down({self.K[s, name]})")
+                self.rows(f.number, self.before(self.K[s, name]))
                 for s in self.states
                 if (f := read.operator.get(s)) is not None and (s, name) in self.K
             ]
@@ -200,7 +214,7 @@ class Chunks:
             factor = read.operator.get(self.states[0])
             if read.state is not None or self.after_retention(read):
                 return f"{probe} * head"
-            return None if factor is None else f"{_tight(self.weighted(probe, factor))} * shift_down(head, 1.0)"
+            return None if factor is None else f"{_tight(self.weighted(probe, factor))} * {self.once('shift_down(head, 1.0)', 'b')}"
         columns = []
         for m in self.states:
             text = self._start_factor(read, m)
@@ -220,7 +234,7 @@ class Chunks:
             factor = read.operator.get(s)
             if factor is None or (s, m) not in self.p:
                 continue
-            before = f"shift_down({self.p[s, m]}, {1.0 if s == m else 0.0}, -1)"
+            before = self.before(self.p[s, m], 1.0 if s == m else 0.0)
             value = number(factor.number)
             terms.append(before if value == 1.0 else f"{before} * {self.scalar(factor.number) if value is None else repr(value)}")
         return None if not terms else f"{_tight(' + '.join(terms))}.unsqueeze(-1)"
@@ -394,7 +408,7 @@ class Chunks:
                 side = "u" if len(self.unknown) == 1 else f"u.unflatten(-2, (-1, {len(self.unknown)}))[..., {i}, :]"
             else:
                 side = self.vector(self._constant(w))
-            terms.append(f"(({probe} @ {side}.mT) * {_tight(kernel)}) @ {self.known_side(w)}")
+            terms.append(f"({self.score(probe, side)} * {_tight(kernel)}) @ {self.known_side(w)}")
         for i, m in enumerate(self.states):
             factor = self._start_factor(read, m)
             if factor is not None:
@@ -407,7 +421,7 @@ class Chunks:
             return self.K.get((read.state, w.name))
         own = read.operator.get(w.name)
         parts = [
-            self.rows(f.number, f"shift_down({self.K[s, w.name]})")
+            self.rows(f.number, self.before(self.K[s, w.name]))
             for s in self.states
             if (f := read.operator.get(s)) is not None and (s, w.name) in self.K
         ]

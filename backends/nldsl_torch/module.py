@@ -217,7 +217,7 @@ class ClassWriter:
         dtype = ", dtype=torch.int64" if given.kind == "int" else ""
         self.carried[key] = f"z.new_zeros(batch, {length}{shape}{dtype})"
         if e.op == "conv":
-            body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past})")
+            body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past}, {e.attr('ticks')})")
         else:
             body.lines.append(f"{name}, {past} = delay({source}, {past})")
         return False

@@ -77,8 +77,9 @@ class _DecayKernel(torch.autograd.Function):
     @_backward
     def backward(ctx, dL: Tensor, dp: Tensor) -> Tensor:
         L, p = ctx.saved_tensors
-        M = (dL * L).tril_(-1)  # the diagonal is constant: left in, it would only add rounding noise
-        return _rsum(M.sum(-1) - M.sum(-2) + dp * p, -1)
+        # The diagonal is constant: left in, it would only add rounding noise. In float64 what enters both sums cancels exactly.
+        M = (dL * L).tril_(-1).double()
+        return _rsum(M.sum(-1) - M.sum(-2) + dp * p, -1).to(L.dtype)
 
 
 def decay_kernel(g: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,9 +53,9 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
 
 
-def causal_conv(x: Tensor, weight: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+def causal_conv(x: Tensor, weight: Tensor, past: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """sum_j weight[.., j] x[t - j] per channel: x [B, T, .., d], weight [.., d, n], past [B, n - 1, .., d] -> the same and the new past."""
-    T, n = x.shape[1], weight.shape[-1]
+    T = x.shape[1]
     x = torch.cat([past, x], 1)
     y = x[:, n - 1 :] * weight[..., 0]
     for j in range(1, n):

@@ -3,6 +3,7 @@
 from nldsl.catalogue.page import warning
 
 _HEAD = "block b(d) {\n  in x : real[d]\n  param a : d -> 1\n  k = unit(x)\n"
+_DGD = "rule dgd(e, along) { update last w - e * outer(last w(along), along) - e * g }\nblock b(d) {\n  in x : real[d]\n  k = unit(x)\n"
 
 PAGES = {
     "NL501": warning(
@@ -30,5 +31,7 @@ PAGES = {
         "The rule erases along the key and the squared objective erases there again: what was stored at k is scaled by"
         " a - 2 e instead of a - e. For a stable memory the rate stays below half the retention; use -dot(S(k), v) as the"
         " objective to erase once.",
+        _DGD + "  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - x) by dgd(0.9, k) }\n  out y = S(k)\n}",
+        _DGD + "  memory S : d -> d { minimize -dot(S(k), x) by dgd(0.9, k) }\n  out y = S(k)\n}",
     ),
 }

@@ -12,6 +12,8 @@ PAGES = {
     "NL302": error(
         "ticks cannot be folded this way",
         "The gradients of the ticks of one period are added (`over sum`, the default) or averaged (`over mean`).",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] every 4 { minimize -dot(m, x) over median by gd(1) }\n  out y = m\n}",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] every 4 { minimize -dot(m, x) over mean by gd(1) }\n  out y = m\n}",
     ),
     "NL303": error(
         "not an initial value",
@@ -33,6 +35,10 @@ PAGES = {
     "NL305": error(
         "a learner on another clock than its memory",
         "A memory inside a rule is a part of the step: it changes when the memory it trains changes.",
+        "rule r(a) {\n  memory m : like(w) every 4 { update 0.9 * last m + g }\n  update last w - a * m\n}\n"
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d every 8 { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
+        "rule r(a) {\n  memory m : like(w) { update 0.9 * last m + g }\n  update last w - a * m\n}\n"
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d every 8 { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
     ),
     "NL306": warning(
         "a reset inside a period",

@@ -21,5 +21,9 @@ PAGES = {
     "NL716": error("a model unfit for bytes", "A byte model takes int[256] or real[...] of it and returns 256 logits a tick."),
     "NL717": error("out of memory", "One step does not fit in memory at this batch and length."),
     "NL718": error("nothing to train", "The model has no param and no learned memory."),
-    "NL719": error("a training mistake", "See the message."),
+    "NL720": error("no model to train", "`model = NAME(...)` in a `train` block names a block of the file; its parameters are constants given by name."),
+    "NL721": error("no outer objective", "A `train` block has one `minimize E by OPTIMIZER`. Its objective uses the model once, on the stream `byte`, and may use `next`, the byte that follows."),
+    "NL722": error("unknown outer optimizer", "The name after `by` in a `train` block is an optimizer, with numbers by name: adamw(lr = 2e-3, weight_decay = 0.01)."),
+    "NL723": error("unknown setting", "A setting of a `train` block is misspelled, or its value is of another kind."),
+    "NL724": error("which training", "The file has no `train` block, or several: `--train NAME` says which."),
 }

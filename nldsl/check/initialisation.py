@@ -16,10 +16,11 @@ Accepted:  param a : real = log(uniform(1, 16))
 
 from __future__ import annotations
 
-from nldsl.check.interval import ALL, Interval, divide, dim_interval, monotone, times, to_power
-from nldsl.check.interval import EXP, LOG, SIGMOID, SOFTPLUS, SQRT
+from nldsl.check.interval import (
+    ALL, EXP, LOG, SIGMOID, SOFTPLUS, SQRT, Interval, dim_interval, divide, monotone, times, to_power,
+)  # fmt: skip
 from nldsl.check.shapes import Types
-from nldsl.core import Init, Unit
+from nldsl.core import Init, Param, State, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
 
@@ -31,7 +32,8 @@ class _Wrong(Exception):
 def initialisation(unit: Unit, types: Types) -> list[Diagnostic]:
     """NL303: no such number, or not one of the state's kind."""
     found = []
-    for declared in (*unit.params, *unit.states):
+    both: tuple[Param | State, ...] = (*unit.params, *unit.states)
+    for declared in both:
         try:
             value = init_interval(declared.init)
             if declared.type.kind in ("int", "bool") and not (value.low == value.high and value.low == int(value.low)):

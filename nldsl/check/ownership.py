@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from nldsl.check.reading import Reading, shown
 from nldsl.check.shapes import Types
-from nldsl.core import Atom, Last, Ref, Unit
+from nldsl.core import Atom, Input, Last, Param, Ref, State, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.source import Span
 
@@ -32,7 +32,8 @@ def _two_owners(unit: Unit) -> list[Diagnostic]:
     first: dict[str, Span] = {}
     found = []
     remembered = {m.state for m in unit.memories}
-    for declared in (*unit.inputs, *unit.params, *(s for s in unit.states if s.name in remembered)):
+    owners: list[Input | Param | State] = [*unit.inputs, *unit.params, *(s for s in unit.states if s.name in remembered)]
+    for declared in owners:
         if declared.name in first:
             found.append(
                 Diagnostic("NL411", f"`{declared.name}` has two owners", (Label(declared.span), Label(first[declared.name], "the first")),
@@ -98,5 +99,6 @@ def _mentioned(reading: Reading) -> set[str]:
 def _unless_copied(found: list[Diagnostic], reading: Reading) -> list[Diagnostic]:
     """Of the copies that a `for` makes of one declaration, one in use is enough."""
     used = {(e.span.start, e.span.end) for e in reading.unit.equations if e.name in reading.live}
-    used |= {(d.span.start, d.span.end) for d in (*reading.unit.params, *reading.unit.states) if d.name in reading.live}
+    owners: list[Param | State] = [*reading.unit.params, *reading.unit.states]
+    used |= {(d.span.start, d.span.end) for d in owners if d.name in reading.live}
     return [d for d in found if (d.spans[0].span.start, d.spans[0].span.end) not in used]

@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nldsl.check.causality import causality
 from nldsl.check.clocks import clocks
 from nldsl.check.gradient_flow import gradient_flow
 from nldsl.check.initialisation import initialisation
 from nldsl.check.objectives import objectives
 from nldsl.check.ownership import ownership
+from nldsl.check.shapes import Types
 from nldsl.check.stability import stability
+from nldsl.core import Unit
+from nldsl.diagnostics import Diagnostic
 
-UNTYPED = (("causality", causality),)
-TYPED = (
+Pass = Callable[[Unit, Types], list[Diagnostic]]
+
+UNTYPED: tuple[tuple[str, Pass], ...] = (("causality", causality),)
+TYPED: tuple[tuple[str, Pass], ...] = (
     ("clocks", clocks),
     ("initialisation", initialisation),
     ("ownership", ownership),

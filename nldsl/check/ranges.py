@@ -21,7 +21,7 @@ from nldsl.check.interval import (
     ALL, EXP, INF, LOG, ONE, POSITIVE, SIGMOID, SOFTPLUS, SQRT, ZERO, Interval, dim_interval, divide, hull, minus,
     monotone, negative, plus, square, times, to_power,
 )  # fmt: skip
-from nldsl.core import Atom, Equation, Num, Ref, Type, Unit
+from nldsl.core import Atom, Equation, Input, Num, Param, Ref, Type, Unit
 
 SYMMETRIC = Interval(-1.0, 1.0)
 
@@ -67,7 +67,8 @@ def intervals(unit: Unit, types: Mapping[str, Type]) -> dict[str, Interval]:
 def analyse(unit: Unit, types: Mapping[str, Type]) -> Ranges:
     """Bounds of the entries and of the norms."""
     found = Ranges(unit, types)
-    for declared in (*unit.inputs, *unit.params):
+    given: tuple[Input | Param, ...] = (*unit.inputs, *unit.params)
+    for declared in given:
         found.entries[declared.name] = _declared(declared.type)
     slow = {s.name for s in unit.states if s.every > 1}
     for equation in _ordered(unit, set(found.entries)):
@@ -248,6 +249,7 @@ TABLE: dict[str, Rule] = {
     "count": lambda e, r: Interval(1.0, INF),
     "index": _index,
     "cross_entropy": lambda e, r: POSITIVE,
+    "fill": _unary(_same),
     "fold": _fold,
     "grad": _unknown,
 }

@@ -73,8 +73,9 @@ class Reading:
                 continue
             found.add(name)
             stack += [a.name for a in self.atoms(name) if isinstance(a, (Ref, Last))]
-            if name in self.states and self.states[name].learned is not None:
-                stack.append(self.states[name].learned)
+            learned = self.states[name].learned if name in self.states else None
+            if learned is not None:
+                stack.append(learned)
             if name in views:
                 stack += [a.name for a in (views[name].key, views[name].value) if isinstance(a, (Ref, Last))]
         return found

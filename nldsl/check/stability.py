@@ -26,6 +26,7 @@ from nldsl.check.reading import Reading
 from nldsl.check.shapes import Types
 from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, State, Unit
 from nldsl.diagnostics import Diagnostic, Label
+from nldsl.source import Span
 
 SLACK = 1e-9
 
@@ -59,7 +60,7 @@ def _retentions(reading: Reading, ranges: Ranges, state: State) -> list[Diagnost
     for equation, factor in retentions(reading, state.name):
         bound = ranges.of(factor)
         if not bound.within(-SLACK, 1 + SLACK):
-            span = _span(reading, factor, equation)
+            span = _span(reading, factor, equation, state)
             found.append(
                 Diagnostic("NL501", f"what `{state.name}` keeps each tick may leave [0, 1]",
                            (Label(span, f"in {bound}"), Label(state.span, "the memory it scales")), expected="a factor in [0, 1]",
@@ -82,7 +83,7 @@ def _rates(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
         rate, gradient, factor = _rated_gradient(reading, sub.args[1])
         if gradient is None:
             continue
-        span = _span(reading, rate, sub) if rate is not None else sub.span
+        span = _span(reading, rate if rate is not None else sub.args[1], sub, state)
         bound = ranges.of(rate) if rate is not None else ONE
         if bound.low < 0:
             found.append(
@@ -105,16 +106,16 @@ def _rates(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
     return found
 
 
-def _overshoot(state: State, objective: Objective, span: object, bound: Interval, bend: Interval) -> Diagnostic:
+def _overshoot(state: State, objective: Objective, span: Span, bound: Interval, bend: Interval) -> Diagnostic:
     free = bend.high == INF
     return Diagnostic(
         "NL502",
         f"a step of `{state.name}` may overshoot: the error grows where rate * |key|^2 exceeds 2",
         (Label(objective.span, "curves as |key|^2, which has no bound" if free else f"curves at most {bend.high:.4g}"),
-         Label(span, f"the rate, in {bound}")),  # type: ignore[arg-type]
+         Label(span, f"the rate, in {bound}")),
         expected="rate * |key|^2 at most 2",
         found="a key of any length" if free else f"up to {times(bound, bend).high:.4g}",
-        help="k = unit(...) as the key" if free else "sigmoid(...) as the rate",
+        help="k = unit(...) as the key" if free else "sigmoid(...) as the rate, or a smaller one",
     )  # fmt: skip
 
 
@@ -124,10 +125,10 @@ def _rated_gradient(reading: Reading, atom: Atom) -> tuple[Atom | None, Equation
     if equation is None:
         return None, None, ONE
     if equation.op == "mul":
-        for gradient, rate in (equation.args, equation.args[::-1]):
-            _, found, factor = _rated_gradient(reading, gradient)
-            if found is not None and _ is None:
-                return rate, found, factor
+        for gradient, scale in (equation.args, equation.args[::-1]):
+            inner, found, factor = _rated_gradient(reading, gradient)
+            if found is not None and inner is None:
+                return scale, found, factor
         return None, None, ONE
     if equation.op == "fold":
         rate, found, _one = _rated_gradient(reading, equation.args[0])
@@ -221,8 +222,23 @@ def _double_erase(reading: Reading, ranges: Ranges, state: State, objective: Obj
                    help="minimize -dot(S(k), v), whose gradient only writes")]  # fmt: skip
 
 
-def _span(reading: Reading, atom: Atom, equation: Equation) -> object:  # type: ignore[override]
-    """Where the author wrote a value: its equation if it is computed, its place if it is a name or a number."""
+def _span(reading: Reading, atom: Atom, equation: Equation, state: State) -> Span:
+    """Where the author wrote a value: its equation if it is computed, its place if it is a name or a number, and the
+    steps of the memory if that place is in a rule of the library."""
+    span = atom.span if atom.span.text else equation.span
     if isinstance(atom, (Ref, Last)) and atom.name in reading.equations:
-        return reading.equations[atom.name].span
-    return atom.span if atom.span.text else equation.span
+        span = reading.equations[atom.name].span
+    return span if span.source is state.span.source or span.source.name != "std.nl" else _steps(reading, state)
+
+
+def _steps(reading: Reading, state: State) -> Span:
+    owner = reading.owner(state.name)
+    while owner is not None and owner.span.source.name == "std.nl":
+        owner = next((m for m in reading.unit.memories if m.name == owner.parent), None)
+    if owner is None:
+        return state.span
+    starts = [owner.span.text.find(step) for step in owner.steps]
+    ends = [start + len(step) for start, step in zip(starts, owner.steps, strict=True)]
+    if not starts or min(starts) < 0:
+        return owner.span
+    return Span(owner.span.source, owner.span.start + min(starts), owner.span.start + max(ends))

@@ -18,4 +18,4 @@ def command(file: str, output: str | None, block: str | None, sizes: tuple[str, 
 
     program = open_program(file)
     elaborated = program.elaborate(pick_block(program, block), **parse_sizes(sizes))
-    emit(backend("nldsl_torch").build_source(elaborated), output)
+    emit(backend("nldsl_torch").build_source(*elaborated.parts), output)

@@ -83,7 +83,9 @@ def _value(text: str, whole: str) -> Any:
             continue
     if text.isidentifier():
         return text
-    raise NlError(Diagnostic("NL813", f"`-D {whole}` has no value that a parameter can have", expected="a number, a list or the name of a block", found=f"`{text}`"))
+    raise NlError(
+        Diagnostic("NL813", f"`-D {whole}` has no value that a parameter can have",
+                   expected="a number, a list or the name of a block", found=f"`{text}`"))  # fmt: skip
 
 
 def elaborate(program: Program, block: str, sizes: Sequence[str]) -> Elaborated:

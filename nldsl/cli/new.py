@@ -9,37 +9,36 @@ import click
 from nldsl.cli.common import write_file
 
 STARTER = """\
-# A memory that learns while it reads: at each tick it takes one step of gradient descent
-# towards giving back the value v when it is asked with the key k.
+# A memory that learns while it reads. At each tick it keeps a fraction of its state and takes one
+# step of gradient descent towards giving back the value v when it is asked with the key k.
 block NAME(d, heads = 4, dk = d / heads) {
   in x : real[d]
   each h in heads {
     param Wq, Wk, Wv : d -> dk
-    param wa, wb     : d -> 1
-    q = unit(Wq(x))    k = unit(Wk(x))    v = Wv(x)
+    param wa, wb : d -> 1
+    q = unit(Wq(x))  k = unit(Wk(x))  v = Wv(x)
     memory S : dk -> dk = zeros {
-      key k   value v
-      minimize 0.5 * sqnorm(S(k) - v)
-        by decay(sigmoid(4 + wa(x))),   # keep this fraction of the state
-           gd(sigmoid(wb(x)))           # then learn at this rate
+      key k  value v
+      minimize 0.5 * sqnorm(S(k) - v) by decay(sigmoid(4 + wa(x))), gd(sigmoid(wb(x)))
     }
-    o = S(q)                            # `S` is the state after this tick, `last S` the one before
+    # `S` is the state after this tick, `last S` the one before.
+    o = S(q)
   }
   param Wo : heads * dk -> d
   out y = Wo(flatten(o))
 }
 
-# A language model over bytes: embedding, two layers, logits.
-block model(d = 64) {
+# A language model over bytes: an embedding, two layers, logits.
+block NAME_model(d = 64) {
   in x : int[256]
   param embed : 256 -> d = normal(0.02)
-  param head  : d -> 256
+  param head : d -> 256
   chain h = embed(x) over i in 0 .. 2 { h = h + NAME(norm(h)) }
   out y = head(norm(h))
 }
 
 train NAME_run {
-  model = model(d = 64)
+  model = NAME_model(d = 64)
   minimize cross_entropy(y, data.target) by adamw(lr = 3e-3)
 }
 """

@@ -11,6 +11,7 @@ from nldsl import tree
 from nldsl.core import Atom, Equation, Init, Input, Instance, Last, Memory, Num, Objective, Param, Ref, State, Type
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.elaborate.scope import Sizes
+from nldsl.names import identifier
 from nldsl.source import Span
 
 BUDGET = 20_000  # equations of one unit
@@ -45,12 +46,12 @@ class Builder:
         return Skip()
 
     def fresh(self, hint: str) -> str:
-        """A name nobody has: the hint itself, or the hint with a number."""
+        """A name nobody has, in the core and in generated code: the hint itself, or the hint with a number."""
         name, n = hint, 0
-        while name in self.used:
+        while identifier(name) in self.used:
             n += 1
             name = f"{hint}.{n}"
-        self.used.add(name)
+        self.used.add(identifier(name))
         return name
 
     def emit(
@@ -61,7 +62,7 @@ class Builder:
             raise self.fail(
                 "NL003", "this unrolls to too many equations", span, expected=f"at most {BUDGET} a block", found="more"
             )
-        name = name if name is not None else self.fresh(f"{hint}.1" if hint in self.used else hint)
+        name = name if name is not None else self.fresh(f"{hint}.1" if identifier(hint) in self.used else hint)
         self.equations.append(Equation(name, op, args, span, tuple(attrs.items())))
         return Ref(name, span)
 

@@ -103,9 +103,9 @@ class Expressions:
             return self._last(expr, scope)
         if isinstance(expr, tree.Name):
             learner = scope.find_learner()
-            if learner is not None and expr.id == "w" and scope.find("w") is None:
+            if learner is not None and expr.id == "w" and not scope.defines("w"):
                 return learner.now
-            if learner is not None and expr.id == "g" and scope.find("g") is None:
+            if learner is not None and expr.id == "g" and not scope.defines("g"):
                 return self.gradient(expr, learner.last, scope)
         name, found = self.binding(expr, scope)
         match found:
@@ -130,7 +130,7 @@ class Expressions:
     def _last(self, expr: tree.Last, scope: Scope) -> Atom:
         inner = expr.operand
         learner = scope.find_learner()
-        if isinstance(inner, tree.Name) and inner.id == "w" and learner is not None and scope.find("w") is None:
+        if isinstance(inner, tree.Name) and inner.id == "w" and learner is not None and not scope.defines("w"):
             return learner.last
         name, found = self.binding(inner, scope)
         match found:
@@ -253,8 +253,8 @@ class Expressions:
             low, high = constant(expr.low, scope), constant(expr.high, scope)
         else:
             value = constant(expr, scope)
-            if isinstance(value, list):
-                return value
+            if isinstance(value, (list, tuple)):
+                return list(value)
             low, high = Dim.of(0), value
         if not isinstance(low, Dim) or not isinstance(high, Dim):
             raise self.b.fail("NL105", "this must be known before any tick", expr.span,

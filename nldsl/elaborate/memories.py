@@ -164,13 +164,24 @@ class Memories(Expressions):
                               help=f"did you mean `{near}`?" if near else None)  # fmt: skip
         rule = found.value
         result = name if name is not None else self.b.fresh(f"{memory}.{rule.name}")
-        inner = Scope(self.arguments(step, rule.name, rule.formals, scope), self.top, scope.axes)
+        home = self._home_of(rule)
+        inner = Scope(self.arguments(step, rule.name, rule.formals, scope, home), home, scope.axes)
         inner.learner = Learner(at, Ref(result, step.span), memory, objective, scope.axes, *clock, over)
         self._rule_body(rule, inner, memory, result, step)
         return Ref(result, step.span)
 
+    def _home_of(self, rule: tree.Rule) -> Scope:
+        """The names a rule can see: those of its own file, and of the library above it."""
+        scope: Scope | None = self.top
+        while scope is not None:
+            found = scope.names.get(rule.name)
+            if isinstance(found, Constant) and found.value is rule:
+                return scope
+            scope = scope.parent
+        return self.top
+
     def arguments(
-        self, call: tree.Call, callee: str, formals: tuple[tree.Formal, ...], scope: Scope
+        self, call: tree.Call, callee: str, formals: tuple[tree.Formal, ...], scope: Scope, home: Scope
     ) -> dict[str, Binding]:
         """Formals to constants or streams of the caller; defaults may use earlier formals."""
         names = [f.name for f in formals]
@@ -184,7 +195,7 @@ class Memories(Expressions):
                                   help=f"did you mean `{near}`?" if near else None)  # fmt: skip
             given[key] = arg
         bound: dict[str, Binding] = {}
-        defaults = Scope(bound, self.top, scope.axes)
+        defaults = Scope(bound, home, scope.axes)
         for formal in formals:
             if formal.name in given:
                 expr, where = given[formal.name].value, scope

@@ -116,6 +116,17 @@ class Scope:
             scope = scope.parent
         return None
 
+    def defines(self, name: str) -> bool:
+        """Whether the rule around this scope gives `name` a meaning of its own, so that it is not `w` or `g`."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return True
+            if scope.learner is not None:
+                return False
+            scope = scope.parent
+        return False
+
     def visible(self) -> set[str]:
         names: set[str] = set()
         scope: Scope | None = self

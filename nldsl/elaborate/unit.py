@@ -64,6 +64,10 @@ class Statements(Memories):
 
     def _declare(self, stmt: tree.Stmt, scope: Scope) -> Any:
         match stmt:
+            case tree.In() | tree.Out() if scope.parent is not self.top:
+                what = "input" if isinstance(stmt, tree.In) else "output"
+                raise self.b.fail("NL114", f"an {what} stands outside every `each` and `for`", stmt.span,
+                                  expected=f"an {what} of the block", help=None if what == "input" else "out y = flatten(...)")  # fmt: skip
             case tree.In(names) | tree.Param(names):
                 return [self._declare_typed(stmt, name, scope) for name in names]
             case tree.Memory(name):
@@ -97,7 +101,13 @@ class Statements(Memories):
         return None
 
     def _declare_all(self, stmts: Sequence[tree.Stmt], scope: Scope) -> list[tuple[tree.Stmt, Any]]:
-        return [(stmt, self._declare(stmt, scope)) for stmt in stmts]
+        declared = []
+        for stmt in stmts:
+            try:
+                declared.append((stmt, self._declare(stmt, scope)))
+            except Skip:
+                continue
+        return declared
 
     def _declare_typed(self, stmt: tree.In | tree.Param, name: tree.Declared, scope: Scope) -> str:
         spelled = self._spelled(name, scope)
@@ -112,7 +122,7 @@ class Statements(Memories):
         if not isinstance(size, Dim):
             raise self.b.fail("NL105", "the number of copies must be known before any tick", stmt.range.span,
                               expected="a whole number or a parameter", help="for x in [...] makes different copies")  # fmt: skip
-        axis = Axis(self.b.fresh(stmt.var), size)
+        axis = Axis(self.b.fresh(stmt.var), size, len(scope.axes))
         inner = _Each({}, scope, (*scope.axes, axis), None, scope.suffix)
         index = self.b.emit("index", (), stmt.span, hint=f"{axis.id}.index", axis=axis)
         inner.names[stmt.var] = Stream(index, inner.axes, stmt.span)
@@ -130,7 +140,7 @@ class Statements(Memories):
 
     def _add(self, scope: Scope, spelled: str, binding: Any, node: tree.Declared | tree.Stmt) -> None:
         # The names of an `each` are visible outside it too, where they carry its axis.
-        if isinstance(scope, _Each):
+        if isinstance(scope, _Each) and spelled not in scope.names:
             assert scope.parent is not None
             self._add(scope.parent, spelled, binding, node)
             return
@@ -161,9 +171,6 @@ class Statements(Memories):
                 self.b.outputs.append((name.id, self.atom(tree.Name(name.id, name.span), scope)))
             case tree.Out(name, expr):
                 assert expr is not None
-                if scope.axes:
-                    raise self.b.fail("NL114", "an output stands outside every `each`", stmt.span,
-                                      expected="an output of the block", help=f"out {name.id} = flatten(...)")  # fmt: skip
                 self._equation(name.id, expr, declared, scope)
                 self.b.outputs.append((name.id, Ref(declared, name.span)))
             case tree.Each():
@@ -205,6 +212,8 @@ class Statements(Memories):
             if isinstance(found, Constant) and isinstance(found.value, tree.Block):
                 self.b.read.add(expr.fn.id)
                 outputs = self._instance(expr, found.value, scope)
+                if not outputs:
+                    raise Skip  # reported where the block is
                 if len(outputs) > 1:
                     home = scope
                     while spelled not in home.names and home.parent is not None:

@@ -1,9 +1,9 @@
 """Implicit steps solved: a gradient taken at the state it leads to becomes an explicit one.
 
 A same-tick ring goes through one read r = M(k) of the new state M and one write. On the ring M is
-base + c * outer(alpha * r + beta, a), so r = base(k) + kappa * (alpha * r + beta) with kappa = c * <a, k>, and
+base + c * outer(u, a) with u = alpha * r + beta, so r = base(k) + kappa * u with kappa = c * <a, k>, and
 
-    r = (base(k) + kappa * beta) / (1 - kappa * alpha).
+    u = (alpha * base(k) + beta) / (1 - kappa * alpha).
 
 For the l2 objective this is Longhorn's step e / (1 + e |k|^2); nothing here knows that objective.
 """
@@ -67,11 +67,13 @@ def _solve(work: Rewriter, ring: set[str]) -> None:
     unknown = write.left if write.unknown == "left" else write.right
     ((_, alpha),) = unknown.reads
     kappa = _times(work, factor, work.emit("dot", _channels(work, factor, write.known_side, operator.transposed), probe))
-    numerator = base
+    numerator = work.mul(alpha, base)
     if unknown.constant is not None:
-        numerator = work.add(base, work.mul(kappa, unknown.constant), read.name)
+        numerator = work.add(numerator, unknown.constant, read.name)
     denominator = work.emit("sub", Num(1.0), work.mul(kappa, alpha), hint=f"{read.name}.implicit")
-    work.define(read.name, "div", (numerator, denominator))
+    side = work.equations[write.name].args[0 if write.unknown == "left" else 1]
+    assert isinstance(side, Ref)
+    work.define(side.name, "div", (numerator, denominator))
 
 
 class _Ring(_Domain):

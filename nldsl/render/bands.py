@@ -38,6 +38,11 @@ def _title(period: int | None, depth: int, several: set[Any]) -> str:
     return f"{title}, depth {depth}" if period in several else title
 
 
+def joins(graph: nx.MultiDiGraph) -> list[tuple[str, str, str]]:
+    """The edges as (what is read, who reads it, kind)."""
+    return [(a, b, str(data["kind"])) for a, b, data in graph.edges(data=True)]
+
+
 def words(data: dict[str, Any]) -> tuple[str, str]:
     """The label and the small print of a node; instances are named in front."""
     label = data["label"]

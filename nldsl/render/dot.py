@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from nldsl.render.bands import bands, words
+from nldsl.render.bands import bands, joins, words
 
 SHAPES = {"memory": "box", "store": "cylinder", "param": "box", "input": "plaintext", "output": "plaintext", "stream": "plaintext"}
 FILLS = {"memory": "#dbeafe", "store": "#fef3c7", "param": "#e5e7eb"}
@@ -24,7 +24,7 @@ def to_dot(graph: nx.MultiDiGraph) -> str:
         lines.append(f'    label={_quoted(band.title)}; labeljust=l; color="#cbd5e1"; fontsize=10; fontname="sans-serif";')
         lines += [f"    {_quoted(node)} [{_style(graph.nodes[node])}];" for node in band.nodes]
         lines.append("  }")
-    lines += [f"  {_quoted(a)} -> {_quoted(b)} [{EDGES[kind]}];" for a, b, kind in graph.edges(data="kind")]
+    lines += [f"  {_quoted(a)} -> {_quoted(b)} [{EDGES[kind]}];" for a, b, kind in joins(graph)]
     return "\n".join([*lines, "}"]) + "\n"
 
 

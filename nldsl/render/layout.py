@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from nldsl.render.bands import Band, words
+from nldsl.render.bands import Band, joins, words
 
 LEFT = 150.0  # room for the titles of the bands
 GAP_X, GAP_Y, PAD = 56.0, 14.0, 24.0
@@ -23,6 +23,7 @@ class Box:
     width: float
     height: float
     lines: tuple[str, ...]
+    band: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def place(graph: nx.MultiDiGraph, order: list[Band]) -> Layout:
                 high = max(sizes[n][1] for n in row)
                 for node in row:
                     width, height, lines = sizes[node]
-                    boxes[node] = Box(x, at + (high - height) / 2, width, height, lines)
+                    boxes[node] = Box(x, at + (high - height) / 2, width, height, lines, number)
                     x += width + GAP_X / 2
                 at += high + GAP_Y
         tops.append((y, tall + 2 * PAD))
@@ -91,10 +92,10 @@ def _stack_height(rows: Rows, sizes: Sizes) -> float:
 
 def column_of(graph: nx.MultiDiGraph) -> dict[str, int]:
     """The column of each node: components of mutual reads share one, params stand above their first reader."""
-    flow = nx.DiGraph()
+    flow: nx.DiGraph = nx.DiGraph()
     params = [n for n, d in graph.nodes(data=True) if d["kind"] == "param"]
     flow.add_nodes_from(n for n in graph if n not in set(params))
-    flow.add_edges_from((a, b) for a, b, kind in graph.edges(data="kind") if a in flow and b in flow and kind != "last")
+    flow.add_edges_from((a, b) for a, b, kind in joins(graph) if a in flow and b in flow and kind != "last")
     condensed = nx.condensation(flow)
     depth: dict[int, int] = {}
     for component in nx.topological_sort(condensed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from nldsl.render.bands import bands, words
+from nldsl.render.bands import bands, joins, words
 
 SHAPES = {"memory": ('["', '"]'), "store": ('[("', '")]'), "param": ('(["', '"])'), "input": ('>"', '"]'), "output": ('(("', '"))')}
 ARROWS = {"now": "-->", "last": "-. last .->", "gradient": "== gradient ==>", "initialisation": "-. start .->"}
@@ -21,7 +21,7 @@ def to_mermaid(graph: nx.MultiDiGraph) -> str:
             before, after = SHAPES.get(data["kind"], ('["', '"]'))
             lines.append(f"    {ids[node]}{before}{_text(*words(data))}{after}")
         lines.append("  end")
-    lines += [f"  {ids[a]} {ARROWS[kind]} {ids[b]}" for a, b, kind in graph.edges(data="kind")]
+    lines += [f"  {ids[a]} {ARROWS[kind]} {ids[b]}" for a, b, kind in joins(graph)]
     return "\n".join(lines) + "\n"
 
 

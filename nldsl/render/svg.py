@@ -7,7 +7,7 @@ from html import escape
 
 import networkx as nx
 
-from nldsl.render.bands import Band, bands, words
+from nldsl.render.bands import Band, bands, joins, words
 from nldsl.render.layout import Box, Layout, place
 
 STYLES = {
@@ -87,7 +87,7 @@ def _nodes(graph: nx.MultiDiGraph, layout: Layout) -> list[str]:
 
 def _edges(graph: nx.MultiDiGraph, layout: Layout) -> list[str]:
     """Curves from side to side; where many meet, they are spread over the side."""
-    edges = [(a, b, kind) for a, b, kind in graph.edges(data="kind") if a in layout.boxes and b in layout.boxes]
+    edges = [(a, b, kind) for a, b, kind in joins(graph) if a in layout.boxes and b in layout.boxes]
     ends = _spread(edges, layout)
     out = []
     for edge in edges:
@@ -105,6 +105,8 @@ Edge = tuple[str, str, str]
 
 def _side(a: Box, b: Box) -> tuple[str, str]:
     """The sides an edge leaves from and arrives at: across bands top and bottom, within one left and right."""
+    if a.band == b.band and not (a.x < b.x + b.width and b.x < a.x + a.width):
+        return ("right", "left") if b.x > a.x else ("left", "right")
     if b.y > a.y + a.height:
         return "bottom", "top"
     if b.y + b.height < a.y:
@@ -145,13 +147,14 @@ def _curve(p: Point, q: Point, a: Box, b: Box) -> str:
 
 
 def _legend(graph: nx.MultiDiGraph, layout: Layout) -> list[str]:
-    used = {kind for _, _, kind in graph.edges(data="kind")}
+    used = {kind for _, _, kind in joins(graph)}
     out, x, y = [], 16.0, layout.height - 18
     for kind, (color, dash, text) in EDGES.items():
         if kind not in used:
             continue
         dashes = f" stroke-dasharray='{dash}'" if dash else ""
-        out.append(f"<line x1='{x:.0f}' y1='{y - 4:.0f}' x2='{x + 30:.0f}' y2='{y - 4:.0f}' stroke='{color}' stroke-width='1.5'{dashes} marker-end='url(#{kind})'/>")
+        out.append(f"<line x1='{x:.0f}' y1='{y - 4:.0f}' x2='{x + 30:.0f}' y2='{y - 4:.0f}' stroke='{color}' "
+                   f"stroke-width='1.5'{dashes} marker-end='url(#{kind})'/>")  # fmt: skip
         out.append(_text(x + 38, y - 4, text, 11, "#475569"))
         x += 58 + 6.2 * len(text)
     return out

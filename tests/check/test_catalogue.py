@@ -16,7 +16,7 @@ EXAMPLES = [code for code, page in CODES.items() if page.wrong]
 def _used() -> set[str]:
     files = [f for folder in ("nldsl", "backends") for f in (ROOT / folder).rglob("*.py") if "catalogue" not in f.parts]
     files = [f for f in files if f.name != "codes.py"]
-    return {code for f in files for code in re.findall(r"\bNL[0-9]{3}\b", f.read_text(encoding="utf-8"))}
+    return {code for f in files for code in re.findall(r"[\"'](NL[0-9]{3})[\"']", f.read_text(encoding="utf-8"))}
 
 
 def test_every_code_has_a_page():

@@ -1,5 +1,7 @@
 """The formatter: same tree, same comments, same text the second time."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from nldsl.parse import parse_text
 from nldsl.parse_lex import lex
 from nldsl.printer import print_item
 from nldsl.source import Source
+
 from .samples import SAMPLES
 from .strategies import files
 
@@ -37,7 +40,7 @@ def test_samples_are_canonical(text):
     assert check(text) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files)
 def test_print_file_parses_back(made):
     text = print_file(made)
@@ -53,20 +56,20 @@ def _scatter(text, draw):
     """The same tokens with other white space and comments between them."""
     tokens = lex(Source("<text>", text)).tokens
     out = draw(_GAPS)
-    for token, after in zip(tokens, tokens[1:]):
+    for token, after in pairwise(tokens):
         touching = token.text and after.text and (token.text[-1] + after.text[0]).replace("_", "a").isalnum()
         tight = token.end == after.start and not touching
         out += token.text + draw(_GAPS if tight else _GAPS.filter(bool))
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), st.sampled_from(SAMPLES))
 def test_comments_anywhere_stay(data, text):
     check(_scatter(text, data.draw))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), files)
 def test_comments_anywhere_in_any_file_stay(data, made):
     text = "\n".join(map(print_item, made.items))
@@ -86,6 +89,7 @@ def test_comments_anywhere_in_any_file_stay(data, made):
         ("block f { # c\n}", "block f {  # c\n}\n"),
         ("block f { x = [1, 2, ] # c\n}", "block f {\n  x = [1, 2]  # c\n}\n"),
         ("const a = f( # x\n b, # y\n # z\n c)", "const a = f(  # x\n  b,  # y\n  # z\n  c\n)\n"),
+        ("#" + "x" * 120 + "\nconst a = 1 # " + "y" * 120, "#" + "x" * 120 + "\nconst a = 1  # " + "y" * 120 + "\n"),
         ("\ufeffconst a = 1\r\n# c\r\n", "const a = 1\n# c\n"),
     ],
 )
@@ -108,5 +112,5 @@ def test_a_text_with_errors_is_refused():
 
 
 def test_a_long_list_is_laid_out_in_time():
-    text = check("const a = f(" + ", ".join(f"-x{i}" for i in range(5_000)) + ",)")
+    text = check("const a = f(" + ", ".join(f"-x{i}" for i in range(1_500)) + ",)")
     assert text.startswith("const a = f(\n  -x0,\n  -x1,\n")

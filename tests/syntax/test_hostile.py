@@ -2,6 +2,7 @@
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -52,7 +53,7 @@ def test_mutations(seed):
     dice = random.Random(seed)
     text = dice.choice(SAMPLES)
     tokens = lex(Source("<text>", text)).tokens
-    spaces = [text[a.end : b.start] for a, b in zip(tokens, tokens[1:])]
+    spaces = [text[a.end : b.start] for a, b in pairwise(tokens)]
     words = [token.text for token in tokens[:-1]]
     for _ in range(dice.randint(1, 5)):
         at = dice.randrange(len(words))
@@ -65,7 +66,7 @@ def test_mutations(seed):
                 words[at] = dice.choice(SCRAPS)
             case 3:
                 words[at] = dice.choice(SCRAPS) + " " + words[at]
-    text = "".join(word + (space or " ") for word, space in zip(words, spaces))
+    text = "".join(word + (space or " ") for word, space in zip(words, spaces, strict=True))
     if not survives(text):
         _LARK.parse(text, start="file")
 
@@ -105,7 +106,7 @@ HOSTILE = {
 DEEP = ("parentheses", "brackets", "braces", "loops", "sum", "powers", "signs", "calls", "indices")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", HOSTILE)
 def test_large_hostile_texts_end(name):
     start = time.monotonic()

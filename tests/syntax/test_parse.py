@@ -16,6 +16,7 @@ from nldsl.parse_lex import lex
 from nldsl.parse_table import END, lark_parser, tables
 from nldsl.printer import print_expr, print_item
 from nldsl.source import Source
+
 from .samples import GATED, SAMPLES
 from .strategies import exprs, files
 
@@ -51,6 +52,7 @@ def test_samples_have_no_errors(text):
 _SCRAPS = [*"ab.01 e-+*/^=:,()[]{}\"'#\n\\@\u00e9", "in ", "last ", "1e3", ".."]
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(_SCRAPS), max_size=30).map("".join))
 def test_same_tokens_as_lark(text):
     """The lexer is Lark's basic lexer, driven by the same patterns, that also goes on after junk."""
@@ -119,7 +121,7 @@ def test_printed_expressions_parse_back(made):
     assert print_expr(back) == text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files)
 def test_printed_files_parse_back(made):
     file, diagnostics = parse_text("\n".join(map(print_item, made.items)))

@@ -1,0 +1,4 @@
+.PHONY: bench check demo soak
+
+bench check demo soak:
+	python3 dev.py $@

@@ -1,0 +1,39 @@
+"""Rules that no block uses yet are checked too, as the step of a small linear memory.
+
+Only what does not depend on what is trained is reported: names, arguments and the form of the body.
+
+>>> from nldsl.pipeline import check_source
+>>> from nldsl.source import Source
+>>> [d.code for d in check_source(Source("r.nl", "rule r(a) { update last w - b * g }")).errors]
+['NL101']
+>>> check_source(Source("r.nl", "rule r(a) { update last w - a * g }")).errors
+()
+"""
+
+from __future__ import annotations
+
+from nldsl import tree
+from nldsl.check.instances import Units, symbolic
+from nldsl.diagnostics import Diagnostic
+from nldsl.elaborate.scope import Scope
+from nldsl.parse import parse
+from nldsl.source import Source
+
+REPORTED = ("NL1", "NL4")
+
+
+def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
+    """What is wrong with a rule on its own."""
+    required = [f.name for f in rule.formals if f.default is None]
+    arguments = ", ".join(f"{name} = a" for name in required)
+    text = (
+        "block trial(n) {\n  in x : real[n]\n  in a : real\n"
+        f"  memory trained : n -> n {{ minimize 0.5 * sqnorm(trained(x) - x) by {rule.name}({arguments}) }}\n"
+        "  out y = trained(x)\n}\n"
+    )
+    file, _ = parse(Source("<rule>", text))
+    units = Units(top)
+    for block in file.items:
+        assert isinstance(block, tree.Block)
+        units.block(block, symbolic(block, top, units.sizes))
+    return [d for d in units.diagnostics if d.code.startswith(REPORTED) and d.spans and d.spans[0].span.source is rule.span.source]

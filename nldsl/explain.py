@@ -1,0 +1,91 @@
+"""`nldsl explain FILE`: what the compiler understood, what it chose and why, what it costs."""
+
+from __future__ import annotations
+
+from nldsl.core import State
+from nldsl.lower.cost import attention, chunk_flops, map_flops, state_bytes, tick_flops
+from nldsl.lower.equation import machine_text
+from nldsl.lower.plan import Plan, plan
+from nldsl.lower.schedule import Recurrence
+from nldsl.program import Program
+
+
+def explain(program: Program) -> str:
+    """A section for each block of a file, at the sizes its parameters stand for."""
+    return "\n\n".join(explain_block(program, block) for block in program.blocks)
+
+
+def explain_block(program: Program, block: str) -> str:
+    """One block; the blocks it uses have sections of their own."""
+    elaborated = program.symbolic(block)
+    found = plan(elaborated.unit, dict(elaborated.types[elaborated.key]))
+    lines = [f"block {block}  ({elaborated.unit.span.where})"]
+    for step in found.steps:
+        if isinstance(step, Recurrence):
+            lines += _recurrence(found, step)
+    lines += _stores(found)
+    for instance in found.unit.instances:
+        lines.append(f"  {instance.name}: the block `{instance.block}`")
+    lines.append(f"  maps      {_sum(map_flops(found))} FLOPs a token, for all ticks at once")
+    lines.append(f"  state     {_sum(state_bytes(found))} bytes a sequence (float32)")
+    defaults = _defaults(found)
+    if defaults:
+        lines.append("  defaults  " + "\n            ".join(defaults))
+    return "\n".join(lines)
+
+
+def _sum(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 70 else text[:60].rsplit(" + ", 1)[0] + " + ..."
+
+
+def _recurrence(found: Plan, step: Recurrence) -> list[str]:
+    form = found.forms[step.states[0]]
+    states = [found.types[s] for s in step.states]
+    lines = [f"  memory {', '.join(step.states)} : {states[0]}"]
+    if form.machine is not None:
+        text = machine_text(found, form)
+        lines.append(f"    update  {text[0]}")
+        lines += [f"            {line}" for line in text[1:]]
+    lines.append(f"    form    {form.name}" + (f": {form.why}" if form.name == "loop" else ""))
+    if form.name == "solve":
+        lines.append(f"    why     {form.why}")
+    if form.transposed:
+        lines.append("            (on the transposed state: the side that depends on it is the key side)")
+    chunked = chunk_flops(found, step, form)
+    cost = f"    cost    {_sum(tick_flops(found, step))} FLOPs a token when decoding"
+    lines.append(cost)
+    if chunked is not None:
+        lines.append(f"            about {_sum(chunked)} in chunks of 32")
+    return lines
+
+
+def _stores(found: Plan) -> list[str]:
+    lines = []
+    for e in attention(found):
+        window = e.attr("window")
+        kept = f"the last {window} pairs" if window is not None else "every pair, so its state grows with the sequence"
+        lines += [f"  memory {e.attr('memory')} : store", f"    form    store: softmax attention over {kept}"]
+    return lines
+
+
+def _defaults(found: Plan) -> list[str]:
+    """What the text leaves open and how it was taken."""
+    out = []
+    for state in found.unit.states:
+        out += _state_defaults(state)
+    plain = [p.name for p in found.unit.params if p.default_init]
+    if plain:
+        out.append(f"{', '.join(plain[:6])}{', ...' if len(plain) > 6 else ''}: initial values by default (operators normal(1 / sqrt(inputs)), vectors 0)")
+    if attention(found):
+        out.append("store: scores are scaled by 1 / sqrt(size of the key)")
+    return out
+
+
+def _state_defaults(state: State) -> list[str]:
+    what = []
+    if state.every == 1 and state.reset is None:
+        what.append("changes at every tick, starts anew with each sequence")
+    if state.every > 1:
+        what.append("a partial period at the end is carried on in the state")
+    return [f"{state.name}: {'; '.join(what)}"] if what else []

@@ -1,0 +1,151 @@
+"""Each pass: what it refuses, what it lets pass, and where it points."""
+
+import pytest
+
+from nldsl.check.ownership import ownership
+from nldsl.core import Input, Param, Type, Unit
+from nldsl.pipeline import check_source
+from nldsl.source import NOWHERE, Source
+
+L2 = "minimize 0.5 * sqnorm(S(k) - x) by"
+DOT = "minimize -dot(S(k), x) by"
+
+
+def memory(clauses: str, type: str = "d -> d", clock: str = "") -> str:
+    return f"memory S : {type} {clock} {{ {clauses} }}"
+
+
+@pytest.mark.parametrize(
+    ("clauses", "clock", "expected"),
+    [
+        (f"{DOT} gd(1)", "every 4", []),
+        (f"{DOT} decay(0.9), gd(1)", "every 4", []),
+        (f"{DOT} gd(sigmoid(alpha))", "every 4", ["NL304"]),
+        (f"{DOT} decay(sigmoid(alpha)), gd(1)", "every 4", ["NL304"]),
+        (f"{DOT} momentum(sigmoid(alpha))", "every 4", ["NL304"]),
+        (f"{DOT} momentum(1)", "every 4 offset 2", []),
+        (f"{DOT} gd(sigmoid(alpha))", "every 1", []),
+        ("update last S + outer(x, k)", "every 4", ["NL304", "NL304"]),
+        (f"{DOT} gd(1) reset every 6", "every 4", ["NL306"]),
+        (f"{DOT} gd(1) reset every 8", "every 4", []),
+    ],
+)
+def test_clocks(block, clauses, clock, expected):
+    assert block(memory(clauses, clock=clock)) == expected
+
+
+def test_a_slow_memory_is_read_at_every_tick(block):
+    assert block(f"memory F : d -> d every 8 {{ minimize -dot(F(k), x) by gd(1) }}  {memory(f'{DOT} decay(0.5), gd(1)')}", "(S(k) + last F(k))") == []
+
+
+def test_a_slow_memory_may_feed_a_slower_one(block):
+    slow = "memory r : real[d] every 2 { minimize -dot(r, x) by gd(1) }"
+    slower = "memory S : real[d] every 4 { minimize -dot(S, x) by gd(sigmoid(r)) }"
+    assert "NL304" in block(f"{slow}  {slower}", "S")
+    assert "NL304" not in block(f"{slow.replace('every 2', 'every 8')}  {slower}", "S")
+
+
+@pytest.mark.parametrize(
+    ("clauses", "expected"),
+    [
+        ("update 0.9 * last S + outer(S(k), k)", ["NL310"]),
+        ("update 0.9 * last S + outer(last S(k), k)", []),
+        (f"{L2} gd(sigmoid(sum(S(k))))", ["NL310"]),
+        (f"{L2} gd(sigmoid(sum(last S(k))))", []),
+        (f"{L2} implicit(0.5)", []),
+        (f"{L2} decay(0.9), implicit(0.5)", []),
+        (f"{L2} implicit(0.5), decay(0.9)", []),
+        (f"{L2} implicit(sigmoid(sum(S(k))))", ["NL310"]),
+        ("minimize 0.5 * sqnorm(S(k) - z) by gd(0.5)", ["NL310"]),
+    ],
+)
+def test_causality(block, clauses, expected):
+    assert block(memory(clauses) + ("  z = 2 * S(x)" if "z)" in clauses else "")) == expected
+
+
+def test_a_cycle_without_a_memory_is_one_error(codes):
+    assert codes("block b(d) {\n  in x : real[d]\n  u = x + v\n  v = 2 * u\n  out y = v\n}") == ["NL310"]
+
+
+def test_a_cycle_through_a_block_is_an_error(codes):
+    half = "block half(d) { in x : real[d]  out y = 0.5 * x }\n"
+    assert codes(half + "block b(d) { in x : real[d]  u = half(x + v)  v = 2 * u  out y = v }") == ["NL310"]
+
+
+def test_the_message_names_the_cycle_and_where_last_breaks_it():
+    text = "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update last S + outer(v, x) }\n  v = S(x)\n  out y = v\n}"
+    (found,) = check_source(Source("t.nl", text)).errors
+    assert "`S`" in found.found and "`v`" in found.found
+    assert found.help == "last S(x)"
+    assert found.spans[0].span.line == 4
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    [("log(normal(1))", ["NL303"]), ("sqrt(-1)", ["NL303"]), ("uniform(2, 1)", ["NL303"]), ("log(uniform(1, 16))", []), ("exp(normal(1))", [])],
+)
+def test_initialisation(codes, init, expected):
+    assert codes(f"block b(d) {{ in x : real[d]  param p : real[d] = {init}  out y = p * x }}") == expected
+
+
+@pytest.mark.parametrize(
+    ("clauses", "expected"),
+    [
+        (f"{DOT} decay(alpha), gd(1)", ["NL501"]),
+        (f"{DOT} decay(1 - sigmoid(alpha)), gd(1)", []),
+        (f"{DOT} decay(exp(-softplus(alpha))), gd(1)", []),
+        (f"{DOT} decay(1.01), gd(1)", ["NL501"]),
+        (f"{DOT} decay(softmax(x)), gd(1)", []),
+        (f"{DOT} titans(0.1, alpha, 0.5)", ["NL501"]),
+        (f"{DOT} titans(0.1, 0.5, alpha)", ["NL501"]),
+        (f"{DOT} titans(0.1, 0.5, sigmoid(alpha))", []),
+        (f"{L2} gd(2)", []),
+        (f"{L2} gd(2.5)", ["NL502"]),
+        (f"{L2} gd(2 * sigmoid(alpha))", []),
+        (f"{L2} decay(0.5), gd(2.5)", ["NL502"]),
+        (f"{L2} implicit(softplus(alpha))", []),
+        ("minimize 0.5 * sqnorm(S(x) - x) by gd(0.1)", ["NL502"]),
+        ("minimize sqnorm(S(k) - x) by gd(1)", []),
+        ("minimize sqnorm(S(k) - x) by gd(1.5)", ["NL502"]),
+        ("minimize 0.5 * sqnorm(S(k)) - dot(S(k), x) by gd(2.5)", ["NL502"]),
+        (f"{DOT} gd(100)", []),
+        (f"{DOT} gd(-1)", ["NL503"]),
+        (f"{DOT} gd(alpha)", ["NL503"]),
+    ],
+)
+def test_stability(block, clauses, expected):
+    assert block(memory(clauses)) == expected
+
+
+def test_adding_up_ticks_adds_up_curvature(block):
+    over = "minimize 0.5 * sqnorm(S(k) - x) over %s by gd(1)"
+    assert block(memory(over % "sum", clock="every 4")) == ["NL502"]
+    assert block(memory(over % "mean", clock="every 4")) == []
+
+
+def test_one_mistake_in_a_block_used_at_many_sizes_is_reported_once(codes):
+    part = "block part(d) { in x : real[d]  param W : d -> d  out y = 2 * x }\n"
+    assert codes(part + "block b(d) { in x : real[d]  param D : d -> 2 * d  z = part(D(x))  out y = part(z) }") == ["NL190"]
+    wrong = part.replace("2 * x", "W(z)")
+    assert codes(wrong + "block b(d) { in x : real[d]  param D : d -> 2 * d  z = part(D(x))  out y = part(z) }") == ["NL101"]
+
+
+def test_all_mistakes_of_a_file_are_found_in_one_run(codes):
+    text = "block b(d) {\n  in x : real[d]\n  u = z\n  param W : e -> d\n  v = W(x)\n  m = x + sum(1)\n  out y = q\n}\nblock c(d) { in x : real[d]  out y = z }"
+    assert codes(text) == ["NL101", "NL101", "NL202", "NL101", "NL101"]
+
+
+def test_unused_rules_are_checked(codes):
+    assert codes("rule r(rate) { update last w - rat * g }") == ["NL101"]
+    assert codes("rule r(rate) { memory m : like(w) { update 0.9 * last m + g }  update last w - rate * m }") == []
+
+
+def test_two_owners_of_one_tensor():
+    real = Type("real")
+    unit = Unit("u", "u", (), (Input("p", real),), (Param("p", real, 0.0, False),), (), (), (), (), (), NOWHERE)
+    assert [d.code for d in ownership(unit, {"p": real})] == ["NL411", "NL190", "NL191"]
+
+
+def test_one_copy_in_use_is_enough(codes):
+    text = "block b(d) { in x : real[d]  for p in 0 .. 3 { z[p] = p * x }  out y = z[2] }"
+    assert codes(text) == []
