@@ -1,11 +1,11 @@
-"""Gated delta rule, forward + backward: a chunk form against fla's chunk reference and softmax attention.
+"""Gated delta rule, forward + backward: the compiled rule against fla's chunk reference and softmax attention.
 
-S' = a S - b (a S k - v) k^T, read after the write, a = exp(g). Candidates take q, k, v [B, H, T, D], g, b [B, H, T] and give o [B, H, T, D].
-The candidate is checked first against a float64 loop over tokens (output and all gradients, a ratio is printed only when it agrees).
+S' = a S - b (a S k - v) k^T, read after the write, a = exp(g). Ours is the output of the compiler for the `.nl` text below.
+It is checked first against a float64 loop over tokens (output and all gradients, a ratio is printed only when it agrees).
 Then all of them alternate in one process. Run:
 
     python benchmarks/gated_delta.py --threads 1 --lengths 512 2048 8192
-    python benchmarks/gated_delta.py --candidate path/to/module.py:function --device cuda
+    python benchmarks/gated_delta.py --device cuda
 
 fla: `pip install --no-deps fla-core einops`; left out with a note when it is not installed.
 """
@@ -25,8 +25,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import nldsl
+
 Candidate = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def load(path: Path, name: str):
@@ -38,27 +39,25 @@ def load(path: Path, name: str):
     return module
 
 
-rt = load(ROOT / "backends/nldsl_torch/runtime.py", "nldsl_runtime")
+RULE = """
+block gated(heads, d) {
+  each h in heads {
+    in q, k, v : real[d]
+    in g, b : real
+    memory S : d -> d = zeros {
+      key k  value v
+      minimize 0.5 * sqnorm(S(k) - v) by decay(exp(min(g, 0))), gd(b)
+    }
+    o = S(q)
+  }
+  out y = o
+}
+"""
 
 
-def block(q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, s: Tensor, C: int) -> tuple[Tensor, Tensor]:
-    """What generated code does: delta_t = -b (a S k - v) is unknown, S_t = sum_i L[t, i] delta_i k_i^T + p_t S_0."""
-    T = q.shape[-2]
-    q, k, v = rt.chunk(q, C), rt.chunk(k, C), rt.chunk(v, C)  # [B, H, N, C, D]
-    g, b = rt.chunk(g, C, -1), rt.chunk(b, C, -1).unsqueeze(-1)  # [B, H, N, C], [B, H, N, C, 1]
-    L, p = rt.decay_kernel(g)
-    p = p.unsqueeze(-1)
-    A, W, c = (k @ k.mT) * (L * -b), k * (p * -b), v * b
-    Q, O = q * p, (q @ k.mT) * L
-    E, P = k * L[..., -1, :, None], p[..., -1, :]
-    out, s = rt.chunk_solve(A, W, c, Q, O, E, P, None, None, s)
-    return rt.unchunk(out, T), s
-
-
-def composed(q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, C: int = 32, ticks: int | None = None) -> Tensor:
-    """The hand-composed candidate: `block` over stretches of the sequence, from an empty memory."""
-    s = q.new_zeros(*v.shape[:2], v.shape[-1], k.shape[-1])
-    return rt.segments(lambda *xs: block(*xs, C), (q, k, v, g, b), s, 2, C, ticks)[0]
+def compiled(H: int, D: int, device: str, dtype: torch.dtype) -> Candidate:
+    """The rule as `.nl` text, compiled: the form is the compiler's choice."""
+    return nldsl.load(RULE).module("gated", heads=H, d=D, device=device, dtype=dtype)
 
 
 def loop(q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor) -> Tensor:
@@ -102,7 +101,8 @@ def outputs(f: Candidate, xs: list[Tensor]) -> list[Tensor]:
 def check(f: Candidate, device: str, shape: tuple[int, int, int]) -> float:
     """Largest RMS(error) / RMS(loop in float64) of output and gradients, at a length that is not a multiple of any chunk."""
     want = outputs(loop, inputs(300, torch.float64, device, *shape))
-    got = outputs(f, inputs(300, torch.float32, device, *shape))
+    turned = lambda *xs: f(*(x.transpose(1, 2) for x in xs)).transpose(1, 2)  # noqa: E731
+    got = outputs(turned, inputs(300, torch.float32, device, *shape))
     return max(((x - y).norm() / y.norm()).item() for x, y in zip(got, want))
 
 
@@ -121,13 +121,10 @@ def once(f: Callable, xs: list[Tensor], cot: Tensor, device: str) -> float:
 
 def candidates(args: argparse.Namespace) -> dict[str, tuple[Callable, bool]]:
     """name -> (function, whether it wants fla's [B, T, H, D] layout)."""
-    if args.candidate:
-        path, _, name = args.candidate.rpartition(":")
-        ours = getattr(load(Path(path), "candidate"), name)
-    else:
-        ours = lambda *xs: composed(*xs, C=args.chunk)  # noqa: E731
+    _, H, D = args.shape
+    ours = compiled(H, D, args.device, torch.float32)
     sdpa = lambda q, k, v, g, b: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0) + 0 * (g + b).unsqueeze(-1)  # noqa: E731
-    found = {"nldsl": (ours, False), "fla": (fla_chunk(), True), "sdpa": (sdpa, False)}
+    found = {"nldsl": (ours, True), "fla": (fla_chunk(), True), "sdpa": (sdpa, False)}
     return {name: pair for name, pair in found.items() if pair[0] is not None and name not in args.skip}
 
 
@@ -139,7 +136,7 @@ def arguments(T: int, headless: bool, args: argparse.Namespace) -> list[Tensor]:
 def peak(name: str, T: int, args: argparse.Namespace) -> float:
     """Growth of the peak memory over one forward + backward, in MiB: of the device, or of a fresh process (after a small warm-up)."""
     command = [sys.executable, __file__, "--memory-of", name, "--lengths", str(T), "--threads", str(args.threads), "--device", args.device]
-    command += ["--shape", *map(str, args.shape), "--chunk", str(args.chunk)] + (["--candidate", args.candidate] if args.candidate else [])
+    command += ["--shape", *map(str, args.shape)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
@@ -168,11 +165,9 @@ def main() -> int:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192])
     ap.add_argument("--shape", type=int, nargs=3, default=[1, 4, 64], metavar=("B", "H", "D"))
-    ap.add_argument("--chunk", type=int, default=32)
     ap.add_argument("--threads", type=int, default=1)
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--seconds", type=float, default=8.0, help="measuring time a length (at least 5 rounds)")
-    ap.add_argument("--candidate", help="FILE.py:FUNCTION to measure in place of the hand-composed form")
     ap.add_argument("--skip", nargs="*", default=[], choices=["fla", "sdpa"])
     ap.add_argument("--no-memory", action="store_true")
     ap.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -183,7 +178,7 @@ def main() -> int:
         return 0
     entries = candidates(args)
     error = check(entries["nldsl"][0], args.device, tuple(args.shape))
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), B H D = {args.shape}, C = {args.chunk}")
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), B H D = {args.shape}")
     print(f"equivalence to the float64 loop, worst of output and gradients: {error:.1e} relative")
     if not error < 1e-5:
         print("not the same rule: nothing is measured")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from nldsl.dims import Dim
 from nldsl.source import NOWHERE, Span
@@ -90,14 +90,14 @@ class Num:
     span: Span = _span()
 
 
-Atom = Union[Ref, Last, Num]
+Atom = Ref | Last | Num
 
 
 # --- declarations ------------------------------------------------------------------------------
 
 # An initial value is a small expression, evaluated once: ("normal", 0.02), ("log", ("uniform", 1.0, 16.0)), 0.5.
 # `index` names an axis and stands for the number of the copy.
-Init = Union[float, Dim, tuple[Any, ...]]
+Init = float | Dim | tuple[Any, ...]
 
 
 @dataclass(frozen=True)

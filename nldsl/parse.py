@@ -12,7 +12,7 @@ from nldsl.diagnostics import Diagnostic
 from nldsl.parse_check import check
 from nldsl.parse_lex import lex
 from nldsl.parse_recover import recover
-from nldsl.parse_scan import MAX_TEXT, scan, too_deep, too_large
+from nldsl.parse_scan import MAX_TEXT, Scanned, scan, too_deep, too_large
 from nldsl.parse_stack import Stack
 from nldsl.source import Source, Span
 
@@ -41,7 +41,7 @@ def parse_text(text: str, name: str = "<text>") -> tuple[tree.File, list[Diagnos
     return parse(Source(name, text))
 
 
-def _run(stack: Stack, scanned) -> tree.File | None:
+def _run(stack: Stack, scanned: Scanned) -> tree.File | None:
     tokens = scanned.tokens
     index = 0
     errors = 0

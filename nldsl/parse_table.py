@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 END = "$END"
 _FORMAT = 1  # of the cached JSON
@@ -69,7 +70,7 @@ def tables() -> Tables:
     )
 
 
-def lark_parser(strict: bool = False):
+def lark_parser(strict: bool = False) -> Any:
     """Lark's own parser of the grammar; `strict` makes conflicts and token collisions errors."""
     import lark
 
@@ -102,7 +103,7 @@ def _build(text: str) -> dict:
                 rules.append([argument.alias or str(left), str(left), len(argument.expansion)])
             states[state][symbol] = -1 - number[argument]
 
-    def fixed(terminal) -> bool:
+    def fixed(terminal: Any) -> bool:
         return terminal.pattern.type == "str"
 
     words = {t.pattern.value: t.name for t in parser.terminals if fixed(t) and t.pattern.value.isalpha()}

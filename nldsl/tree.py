@@ -12,7 +12,6 @@ Every node is a frozen dataclass whose last field is its span; spans do not take
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 from nldsl.source import Span
 
@@ -115,7 +114,7 @@ class Sum:
     span: Span = _span()
 
 
-Expr = Union[Num, Str, Name, Index, Call, Unary, Binary, Last, ListOf, Range, Sum]
+Expr = Num | Str | Name | Index | Call | Unary | Binary | Last | ListOf | Range | Sum
 
 
 # --- types -------------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ class LikeType:
     span: Span = _span()
 
 
-Type = Union[RealType, IntType, BoolType, MapType, StoreType, LikeType]
+Type = RealType | IntType | BoolType | MapType | StoreType | LikeType
 
 
 # --- clauses of a memory -----------------------------------------------------------------------
@@ -207,7 +206,7 @@ class Reset:
     span: Span = _span()
 
 
-Clause = Union[Key, Value, Minimize, Update, Reset]
+Clause = Key | Value | Minimize | Update | Reset
 
 
 # --- statements --------------------------------------------------------------------------------
@@ -294,7 +293,7 @@ class Out:
     span: Span = _span()
 
 
-Stmt = Union[In, Param, Memory, Equation, Each, For, Chain, Out, Update, Minimize]
+Stmt = In | Param | Memory | Equation | Each | For | Chain | Out | Update | Minimize
 
 
 # --- items -------------------------------------------------------------------------------------
@@ -349,10 +348,21 @@ class Train:
     span: Span = _span()
 
 
-Item = Union[Import, Const, Block, Rule, Train]
+Item = Import | Const | Block | Rule | Train
 
 
 @dataclass(frozen=True)
 class File:
     items: tuple[Item, ...]
     span: Span = _span()
+
+
+def inputs(body: tuple[Stmt, ...]) -> list[In]:
+    """The input statements of a body, those inside an `each` too."""
+    found: list[In] = []
+    for stmt in body:
+        if isinstance(stmt, In):
+            found.append(stmt)
+        elif isinstance(stmt, Each):
+            found += inputs(stmt.body)
+    return found

@@ -169,7 +169,7 @@ def delayed(types: list[Type], attrs: Attrs) -> Type:
 
 
 def convolved(types: list[Type], attrs: Attrs) -> Type:
-    x, w = types
+    x, _w = types
     if x.kind != "real" or len(x.shape) != 1:
         raise Mismatch("a convolution over time takes a vector", "real[n]", _plain(x))
     return Type("real", x.shape, join_axes(types))

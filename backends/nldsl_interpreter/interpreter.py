@@ -187,7 +187,7 @@ class _Tick:
                 inner[name] = self.equation(m.equations[name], inner)
 
         def gradients(flat: Tensor) -> Tensor:
-            inner: Scope = ChainMap({}, scope)  # type: ignore[arg-type]
+            inner: Scope = ChainMap({}, scope)
             assume(flat, inner)
             return torch.cat([self.equation(e, inner).flatten() for e in unknown])
 

@@ -5,6 +5,8 @@ At a tick a stream is a tensor [B, *axes, *shape]. B and an axis may have size 1
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ from nldsl.core import Axis, Init, Type
 from nldsl.dims import Dim
 from nldsl.vocabulary import is_number
 
-FUNCTIONS = {"log": torch.log, "exp": torch.exp, "sqrt": torch.sqrt, "sigmoid": torch.sigmoid, "softplus": F.softplus,
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {"log": torch.log, "exp": torch.exp, "sqrt": torch.sqrt, "sigmoid": torch.sigmoid, "softplus": F.softplus,
              "neg": torch.neg, "+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.div, "^": torch.pow}  # fmt: skip
 
 
@@ -36,7 +38,7 @@ def sizes(type: Type) -> tuple[int, ...]:
 def lift(x: Tensor, type: Type, axes: tuple[Axis, ...], rank: int) -> Tensor:
     """A value of `type` laid out so that it broadcasts against values with these axes and so many dimensions."""
     held = {a.id: n for a, n in zip(type.axes, x.shape[1:], strict=False)}
-    own = x.shape[1 + len(type.axes) :]
+    own: tuple[int, ...] = x.shape[1 + len(type.axes) :]
     own = (1,) * rank if is_number(type) else (*(1,) * (rank - len(own)), *own)
     return x.reshape(x.shape[0], *(held.get(a.id, 1) for a in axes), *own)
 
@@ -66,6 +68,6 @@ def initial_value(init: Init, type: Type, dtype: torch.dtype, generator: torch.G
                 return FUNCTIONS[name](*map(value, args))
         number = e.constant if isinstance(e, Dim) else e
         assert isinstance(number, (int, float)) or number is not None, f"{e} has no value"
-        return torch.tensor(float(number), dtype=dtype)
+        return torch.tensor(float(number), dtype=dtype)  # type: ignore[arg-type]
 
     return value(init).expand(shape).clone()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 import types as python
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,17 @@ import torch.fx
 from nldsl.core import Unit
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
-from nldsl_torch.module import ClassWriter
 from nldsl_torch import streams
+from nldsl_torch.module import ClassWriter
 from nldsl_torch.streams import Region
 
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_kernel, segments, shift_down, unchunk, window_attention"
 PRIMITIVES = ("apply", "causal_conv", "cross_entropy", "delay", "norm", "rope", "ticks", "unit")
-STREAMS = "from nldsl_torch.streams import Region, apply, causal_conv, cross_entropy, delay, expect, from_memory, loop, norm, part, remember, rope, ticks, to_memory, unit, whole"
+STREAMS = "from nldsl_torch.streams import Region, apply, causal_conv, cross_entropy, delay, expect, from_memory, linear_scan, loop, norm, part, remember, rope, ticks, to_memory, unit, whole"  # noqa: E501
 
 
-def reachable(units: dict[str, Unit], key: str) -> list[str]:
+def reachable(units: Mapping[str, Unit], key: str) -> list[str]:
     """A unit and those it uses, used ones first."""
     order: list[str] = []
 
@@ -40,12 +41,12 @@ def reachable(units: dict[str, Unit], key: str) -> list[str]:
     return order
 
 
-def plans(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str) -> dict[str, Plan]:
+def plans(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str) -> dict[str, Plan]:
     """The plan of every unit a block needs."""
     return {k: plan(units[k], types[k]) for k in reachable(units, key)}
 
 
-def build_source(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str, *, standalone: bool = True) -> str:
+def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str, *, standalone: bool = True) -> str:
     """PyTorch source of a block: the classes of all units; with `standalone` the primitives are in it too."""
     found = plans(units, types, key)
     classes: dict[str, str] = {}
@@ -85,17 +86,19 @@ def load_module(source: str, name: str) -> python.ModuleType:
     return made
 
 
-def module(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str, *, dtype: torch.dtype | None = None, device: Any = None) -> torch.nn.Module:
+def module(
+    units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str, *, dtype: torch.dtype | None = None, device: Any = None
+) -> torch.nn.Module:
     """The block as an `nn.Module` with `forward`, `step` and `initial_state`."""
     source = build_source(units, types, key, standalone=False)
     made = load_module(source, key)
     cls = [v for v in vars(made).values() if isinstance(v, type) and issubclass(v, torch.nn.Module) and v.__module__ == made.__name__][-1]
     built = cls()
-    built.source = source
+    built.source = source  # type: ignore[assignment]
     return built.to(device=device, dtype=dtype)
 
 
-def show_fx(units: dict[str, Unit], types: dict[str, dict[str, Any]], key: str) -> str:
+def show_fx(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str) -> str:
     """The map regions of a block as torch.fx graphs, in order."""
     made = load_module(build_source(units, types, key, standalone=False), key)
     parts = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from nldsl.core import Atom, Num, Ref
 from nldsl.lower.affine import Factor, Operator, Read, Vector, Write
@@ -82,7 +83,9 @@ class Chunks:
         return f"{_tight(of)} * {self.scalar(atom)}.unsqueeze({dim})"
 
     def known_side(self, w: Write) -> str:
-        return self.vector(w.known_side if w.unknown is not None else (w.left if self.form.transposed else w.right).constant)
+        side = w.known_side if w.unknown is not None else (w.left if self.form.transposed else w.right).constant
+        assert side is not None
+        return self.vector(side)
 
     def other_side(self, w: Write) -> Vector:
         """The side that is solved for, or of a known write the one that corresponds to it."""
@@ -252,7 +255,7 @@ class Chunks:
 
     def solve(self) -> None:
         """Write A, W and c: (I - A) u = W s^T + c."""
-        blocks = [[self.combined(self.other_side(u), lambda r, e=e: self.product(r, e)) for e in self.unknown] for u in self.unknown]
+        blocks = [[self.combined(self.other_side(u), partial(self.product, w=e)) for e in self.unknown] for u in self.unknown]
         self.say(f"A = {self._matrix(blocks)}")
         starts = [self.combined(self.other_side(u), self.start) for u in self.unknown]
         self.say(f"W = {self._interleave(starts, columns=True)}")
@@ -261,7 +264,7 @@ class Chunks:
             side = self.other_side(u)
             terms = [self.vector(side.constant)] if side.constant is not None and number(side.constant) != 0.0 else []
             for e in self.known:
-                weights = self.combined(side, lambda r, e=e: self.product(r, e))
+                weights = self.combined(side, partial(self.product, w=e))
                 if weights is not None:
                     terms.append(f"{_tight(weights)} @ {self.vector(self._constant(e))}")
             constants.append(" + ".join(terms) if terms else None)
@@ -329,7 +332,7 @@ class Chunks:
 
     def _outputs(self) -> None:
         Q, O, r = [], [], []
-        for n, read in enumerate(self.aligned):
+        for _n, read in enumerate(self.aligned):
             start = self.start(read)
             Q.append(start if start is not None else f"torch.zeros_like({self._wide(read)})")
             seen = [self.product(read, e) for e in self.unknown]
@@ -399,7 +402,7 @@ class Chunks:
         """A read from the other side: out[t] = sum_s K[t, s] (u[s] . probe[t]) n[s] + p[t] (start state)^T probe[t]."""
         probe = self.vector(read.probe)
         terms = []
-        for n, w in enumerate(self.machine.writes):
+        for _n, w in enumerate(self.machine.writes):
             kernel = self._bare_kernel(read, w)
             if kernel is None:
                 continue

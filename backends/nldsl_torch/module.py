@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nldsl.core import Equation, Instance, Last, Num, Ref, Type
+from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
 from nldsl.lower.plan import Form, Plan
 from nldsl.lower.rewrite import number
+from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Attention, Call, Recurrence, Region
 from nldsl.names import identifier
 from nldsl.vocabulary import WORDS
@@ -83,7 +84,13 @@ class ClassWriter:
 
     def _class(self) -> list[str]:
         unit = self.unit
-        lines = [f"class {self.name}(torch.nn.Module):", f'    """`{unit.key}`, {unit.span.where}."""', "", "    def __init__(self):", "        super().__init__()"]
+        lines = [
+            f"class {self.name}(torch.nn.Module):",
+            f'    """`{unit.key}`, {unit.span.where}."""',
+            "",
+            "    def __init__(self):",
+            "        super().__init__()",
+        ]
         for p in unit.params:
             lines.append(f"        self.{identifier(p.name)} = torch.nn.Parameter({initial(p.init, p.type)})  # {p.span.where}  {p.name} : {p.type}")
         lines.append('        self.register_buffer("_like", torch.zeros(()), persistent=False)')
@@ -97,7 +104,13 @@ class ClassWriter:
         return lines
 
     def _initial_state(self) -> list[str]:
-        lines = ["", "    def initial_state(self, batch: int) -> dict[str, Tensor]:", '        """The state before the first tick."""', "        z = self._like", "        state = {"]
+        lines = [
+            "",
+            "    def initial_state(self, batch: int) -> dict[str, Tensor]:",
+            '        """The state before the first tick."""',
+            "        z = self._like",
+            "        state = {",
+        ]
         if self.ticks:
             lines.append('            "tick": torch.zeros((), dtype=torch.int64, device=z.device),')
         for s in self.unit.states:
@@ -240,7 +253,7 @@ class ClassWriter:
         keys = states + sums
         self.forward.append(f"# {', '.join(states)}: {form.name}")
         indent = ""
-        if form.machine is not None:
+        if form.name != "loop":
             self.forward.append("if T == 1:")
             indent = "    "
         streams = [self.local(s) for s in tick.streams]
@@ -253,6 +266,39 @@ class ClassWriter:
         if form.machine is not None:
             self.forward.append("else:")
             self._chunks(writer, form, step, prefix)
+        elif form.scan is not None:
+            self.forward.append("else:")
+            self._scan(form.scan, step, prefix)
+
+    def _scan(self, scan: Scan, step: Recurrence, prefix: str) -> None:
+        """All states of a vector at once, then the other equations of its group as maps."""
+        state = self.types[scan.state]
+        factor, given = (
+            ops.literal(a.value) if isinstance(a, Num) else ops.align(self.value(a), self.types[a.name], state) for a in (scan.factor, scan.input)
+        )
+        now, before = self.local(scan.state), self.names.of(f"last {scan.state}")
+        self.forward.append(f'    {now}, {before} = linear_scan({factor}, {given}, state["{scan.state}"], T)')
+        self.forward.append(f'    new["{scan.state}"] = {now}[:, -1]')
+        rest = [e for e in ordered(step.equations) if e.name != scan.state]
+        outputs = [o for o in step.outputs if o != scan.state]
+        if not outputs:
+            return
+        names = Names()
+        body = Body(names, self.types, self.params, rest, outputs)
+        for e in rest:
+            body.equation(e)
+        reads = list(body.reads)
+        self.functions += [
+            "@Region",
+            f"def {prefix}_around({', '.join(names.of(r) for r in reads)}):",
+            f'    """Equations around {scan.state}, for all ticks."""',
+            *(f"    {line}" for line in body.lines),
+            f"    return {', '.join(names.of(o) for o in outputs)},",
+            "",
+            "",
+        ]
+        call = ", ".join(before if r.startswith("last ") else self.local(r) for r in reads)
+        self.forward.append(f"    {', '.join(self.local(o) for o in outputs)}, = {prefix}_around({call})")
 
     def _chunks(self, writer: RecurrenceWriter, form: Form, step: Recurrence, prefix: str) -> None:
         assert form.machine is not None
@@ -290,13 +336,18 @@ class ClassWriter:
                 text = self.names.of(f"read {r}")
                 scale = number(coefficient)
                 if scale is None:
-                    text += f" * {ops.align(self.value(coefficient), self.types[coefficient.name], Type('real', kind.shape, axes))}"
+                    text += f" * {ops.align(self.value(coefficient), self.type_of(coefficient), Type('real', kind.shape, axes))}"
                 elif scale != 1.0:
                     text += f" * {scale!r}"
                 terms.append(text)
             if vector.constant is not None:
-                terms.append(ops.align(self.value(vector.constant), self.types[vector.constant.name], Type("real", kind.shape, axes)))
+                terms.append(ops.align(self.value(vector.constant), self.type_of(vector.constant), Type("real", kind.shape, axes)))
             say(f"    {self.local(output)} = {' + '.join(terms)}")
+
+    def type_of(self, atom: Atom) -> Type:
+        """The type of a stream; a number has none."""
+        assert not isinstance(atom, Num), atom
+        return self.types[atom.name]
 
     # --- stores and instances ------------------------------------------------------------------------
 
@@ -306,16 +357,18 @@ class ClassWriter:
         store, window = e.attr("memory"), e.attr("window")
         moved = []
         for atom in e.args:
-            given = self.types[atom.name]
+            given = self.type_of(atom)
             moved.append(f"to_memory({ops.align(self.value(atom), given, Type('real', given.shape, result.axes))}, {lead})")
         q, k, v = moved
         heads = "".join(f", {ops.literal(a.size)}" for a in result.axes)
         for key, atom in ((f"{store}.key", e.args[1]), (f"{store}.value", e.args[2])):
-            self.carried[key] = f"z.new_zeros(batch{heads}, 0, {ops.literal(self.types[atom.name].shape[0])})"
+            self.carried[key] = f"z.new_zeros(batch{heads}, 0, {ops.literal(self.type_of(atom).shape[0])})"
         say = self.forward.append
         say(f"# {store}: store, {e.span.where}")
         say(f"k_, v_ = {k}, {v}")
-        say(f'{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, (state["{store}.key"], state["{store}.value"])), {len(result.axes)})')
+        say(
+            f'{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, (state["{store}.key"], state["{store}.value"])), {len(result.axes)})'
+        )
         for key, x in ((f"{store}.key", "k_"), (f"{store}.value", "v_")):
             say(f'new["{key}"] = remember(state["{key}"], {x}, {window})')
 

@@ -113,6 +113,41 @@ def whole(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + k: v for k, v in state.items()}
 
 
+class _Scan(torch.autograd.Function):
+    """s[t] = a[t] * s[t - 1] + u[t] by doubling: factors are multiplied, never divided or exponentiated."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, u: Tensor, s0: Tensor) -> Tensor:
+        s = _doubling(a, torch.cat([(u[:, :1] + a[:, :1] * s0[:, None]), u[:, 1:]], 1))
+        ctx.save_for_backward(a, s, s0)
+        return s
+
+    @staticmethod
+    def backward(ctx, ds: Tensor):
+        a, s, s0 = ctx.saved_tensors
+        after = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1)
+        du = _doubling(after.flip(1), ds.flip(1)).flip(1)
+        before = torch.cat([s0[:, None], s[:, :-1]], 1)
+        return du * before, du, du[:, 0] * a[:, 0]
+
+
+def _doubling(a: Tensor, s: Tensor) -> Tensor:
+    step, T = 1, s.shape[1]
+    while step < T:
+        s = torch.cat([s[:, :step], s[:, step:] + a[:, step:] * s[:, :-step]], 1)
+        a = torch.cat([a[:, :step], a[:, step:] * a[:, :-step]], 1)
+        step *= 2
+    return s
+
+
+def linear_scan(factor: Tensor | float, u: Tensor | float, s0: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """States after and before each tick of s' = factor * s + u: streams broadcast to [B, T, ..], s0 [B, ..]."""
+    shape = (s0.shape[0], T, *s0.shape[1:])
+    a, u = (torch.as_tensor(x, dtype=s0.dtype, device=s0.device).expand(shape) for x in (factor, u))
+    s = _Scan.apply(a, u, s0)
+    return s, torch.cat([s0[:, None], s[:, :-1]], 1)
+
+
 def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = None):
     """Tick after tick: streams [B, T, ..] -> (outputs [B, T, ..], states). `start` counts the ticks before, for clocks."""
     columns = [x.unbind(1) if x.shape[1] == T else x.unbind(1) * T for x in streams]

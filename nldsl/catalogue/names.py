@@ -87,8 +87,8 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  out y = 2 * x\n}",
     ),
     "NL114": error(
-        "an input or output inside an `each` or `for`",
-        "Inputs and outputs are streams of the block as a whole. Outside the `each` its names carry the axis: `flatten(o)`.",
+        "an output inside an `each` or `for`, or an input inside a `for`",
+        "Outputs are streams of the block as a whole; an input of an `each` comes as a table, one row for each copy. Outside the `each` its names carry the axis: `flatten(o)`.",
         "block b(d, n = 2) {\n  in x : real[d]\n  each h in n {\n    param W : d -> d\n    out y = W(x)\n  }\n}",
         "block b(d, n = 2) {\n  in x : real[d]\n  each h in n {\n    param W : d -> d\n    o = W(x)\n  }\n  out y = flatten(o)\n}",
     ),

@@ -17,7 +17,18 @@ Accepted:  param a : real = log(uniform(1, 16))
 from __future__ import annotations
 
 from nldsl.check.interval import (
-    ALL, EXP, LOG, SIGMOID, SOFTPLUS, SQRT, Interval, dim_interval, divide, monotone, times, to_power,
+    ALL,
+    EXP,
+    LOG,
+    SIGMOID,
+    SOFTPLUS,
+    SQRT,
+    Interval,
+    dim_interval,
+    divide,
+    monotone,
+    times,
+    to_power,
 )  # fmt: skip
 from nldsl.check.shapes import Types
 from nldsl.core import Init, Param, State, Unit

@@ -72,9 +72,12 @@ class Units:
         unit, types = self.units[key], self.types[key]
         for declared in unit.inputs:
             given = args[declared.name]
-            if (given.kind, given.shape, given.bound) != (declared.type.kind, declared.type.shape, declared.type.bound):
+            # An input of an `each` is given from outside as a table: one row for each copy.
+            wanted = (*(a.size for a in declared.type.axes), *declared.type.shape)
+            if (given.kind, given.shape, given.bound) != (declared.type.kind, wanted, declared.type.bound):
                 self.diagnostics.append(
-                    Diagnostic("NL202", f"`{block.name}` does not take this", (Label(instance.span), Label(declared.span, f"`{declared.name}` is declared here")),
+                    Diagnostic("NL202", f"`{block.name}` does not take this",
+                               (Label(instance.span), Label(declared.span, f"`{declared.name}` is declared here")),
                                expected=str(declared.type), found=str(given)))  # fmt: skip
                 return None
         return key, {name: types[atom.name] if isinstance(atom, Ref) else Type("real") for name, atom in unit.outputs
@@ -98,11 +101,10 @@ def unit_key(name: str, formals: Mapping[str, Any]) -> str:
 def complete(block: tree.Block, given: Mapping[str, Any], args: Mapping[str, Type], top: Scope) -> dict[str, Any]:
     """Values for the formals: given, then read off argument shapes, then defaults; those still unknown are absent."""
     values = dict(given)
-    for stmt in block.body:
-        if isinstance(stmt, tree.In):
-            for name in stmt.names:
-                if name.id in args:
-                    _match(stmt.type, args[name.id], {f.name for f in block.formals}, values)
+    for stmt in tree.inputs(block.body):
+        for name in stmt.names:
+            if name.id in args:
+                _match(stmt.type, args[name.id], {f.name for f in block.formals}, values)
     scope = Scope({k: Constant(v) for k, v in values.items()}, top)
     complete_values: dict[str, Any] = {}
     for formal in block.formals:
@@ -123,7 +125,7 @@ def _match(declared: tree.Type, given: Type, formals: set[str], values: dict[str
         dims = declared.dims
     elif isinstance(declared, tree.IntType) and declared.bound is not None and given.bound is not None:
         dims, given = (declared.bound,), Type("int", (given.bound,))
-    for expr, size in zip(dims, given.shape, strict=False):
+    for expr, size in zip(reversed(dims), reversed(given.shape), strict=False):
         if isinstance(expr, tree.Name) and expr.id in formals and expr.id not in values:
             values[expr.id] = size
 

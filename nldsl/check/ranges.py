@@ -18,8 +18,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nldsl.check.interval import (
-    ALL, EXP, INF, LOG, ONE, POSITIVE, SIGMOID, SOFTPLUS, SQRT, ZERO, Interval, dim_interval, divide, hull, minus,
-    monotone, negative, plus, square, times, to_power,
+    ALL,
+    EXP,
+    INF,
+    LOG,
+    ONE,
+    POSITIVE,
+    SIGMOID,
+    SOFTPLUS,
+    SQRT,
+    ZERO,
+    Interval,
+    dim_interval,
+    divide,
+    hull,
+    minus,
+    monotone,
+    negative,
+    plus,
+    square,
+    times,
+    to_power,
 )  # fmt: skip
 from nldsl.core import Atom, Equation, Input, Num, Param, Ref, Type, Unit
 

@@ -86,18 +86,24 @@ class Reading:
         return {name: self._carried(name) for name in self.states if name in self.equations}
 
     def _carried(self, state: str) -> set[str]:
-        step = self.ancestors(state)
-        found: set[str] = set()
-        growing = True
-        while growing:
-            growing = False
-            for name in step - found:
-                equation = self.equations.get(name)
-                if equation is not None and equation.op in KEEPS and any(
-                    self.holds(a, state, found) for a in equation.args
-                ):
-                    found.add(name)
-                    growing = True
+        """From `last STATE` on through operations that keep it, and no further than the state's own step."""
+        stack, reached = [n for n in self.readers.get(f"last {state}", ()) if self.equations[n].op in KEEPS], set()
+        while stack:
+            name = stack.pop()
+            if name not in reached:
+                reached.add(name)
+                if name != state:
+                    stack += [n for n in self.readers.get(name, ()) if self.equations[n].op in KEEPS]
+        return reached & self.ancestors(state) if reached else reached
+
+    @cached_property
+    def readers(self) -> dict[str, list[str]]:
+        """The equations that have a name, or `last NAME`, as an argument."""
+        found: dict[str, list[str]] = {}
+        for equation in self.unit.equations:
+            for atom in equation.args:
+                if isinstance(atom, (Ref, Last)):
+                    found.setdefault(atom.name if isinstance(atom, Ref) else f"last {atom.name}", []).append(equation.name)
         return found
 
     def holds(self, atom: Atom, state: str, carried: set[str]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from nldsl.core import Atom, Equation, Instance, Last, Num, Param, Ref, State, Type, Unit
+from nldsl.core import Atom, Equation, Input, Instance, Last, Num, Param, Ref, State, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.vocabulary import WORDS, Mismatch, is_number, join_axes
 
@@ -47,7 +47,8 @@ class _Shapes:
         self.instances = {f"{i.name}.{o}": i for i in unit.instances for o in i.outputs}
         self.resolved: dict[str, str] = {}
         self.states = {s.name: s for s in unit.states}
-        for declared in (*unit.inputs, *unit.params, *unit.states):
+        given: tuple[Input | Param | State, ...] = (*unit.inputs, *unit.params, *unit.states)
+        for declared in given:
             if declared.type.kind != "filter":
                 self.types[declared.name] = declared.type
 
@@ -234,7 +235,8 @@ class _Shapes:
             if (defined.start, defined.end) != (span.start, span.end) and defined.source is span.source:
                 labels.append(Label(defined, "computed here"))
         elif isinstance(arg, (Ref, Last)):
-            declared = next((d for d in (*self.unit.params, *self.unit.inputs, *self.unit.states) if d.name == arg.name), None)
+            given: tuple[Input | Param | State, ...] = (*self.unit.params, *self.unit.inputs, *self.unit.states)
+            declared = next((d for d in given if d.name == arg.name), None)
             if declared is not None:
                 labels.append(Label(declared.span, f"`{declared.name}` is declared here"))
         if not (span.start <= equation.span.start and equation.span.end <= span.end):

@@ -92,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader has gone; what Python still wants to flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if os.environ.get("NLDSL_DEBUG") == "1":
             raise
         click.echo(_internal(error).render(), err=True)

@@ -71,7 +71,7 @@ class Builder:
         return self.emit("copy", (atom,), span, name)
 
     @contextmanager
-    def objective(self, formal: str, span: Span) -> Iterator[list[Objective]]:
+    def objective(self, formal: str, span: Span) -> Iterator[list[Any]]:
         """Equations emitted inside that depend on `formal` become the objective's body, the rest stay.
 
         The caller appends nothing; on leaving, the yielded list's last item must be the result atom.

@@ -40,8 +40,8 @@ def constant(expr: tree.Expr, scope: Scope) -> Any:
             values = [constant(item, scope) for item in items]
             return None if any(v is None for v in values) else values
         case tree.Call(tree.Name(name), (tree.Arg(None, argument),)) if name in FUNCTIONS and scope.find(name) is None:
-            value = as_float(constant(argument, scope))
-            return None if value is None else evaluate(FUNCTIONS[name], value)
+            number = as_float(constant(argument, scope))
+            return None if number is None else evaluate(FUNCTIONS[name], number)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Init, Type
+from nldsl.core import Init, Input, Last, Param, Ref, State, Type
 from nldsl.diagnostics import did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder
@@ -45,7 +45,7 @@ class Declarations:
                 return Type("real", tuple(self.dim(d, scope) for d in dims), scope.axes)
             case tree.IntType(None):
                 return Type("int", (), scope.axes)
-            case tree.IntType(bound):
+            case tree.IntType(bound) if bound is not None:
                 return Type("int", (), scope.axes, self.dim(bound, scope))
             case tree.BoolType():
                 return Type("bool", (), scope.axes)
@@ -66,7 +66,8 @@ class Declarations:
             wanted = getattr(found, "name", name)
         else:
             wanted = name
-        for declared in (*self.b.states, *self.b.params, *self.b.inputs):
+        known: list[State | Param | Input] = [*self.b.states, *self.b.params, *self.b.inputs]
+        for declared in known:
             if declared.name == wanted:
                 return declared.type
         raise self.b.fail("NL101", f"`like` needs something declared with a type, and `{name}` is not", node.span,
@@ -129,8 +130,8 @@ class Declarations:
 
     def _axis(self, name: str, scope: Scope) -> str | None:
         found = scope.find(name)
-        if isinstance(found, Stream):
+        if isinstance(found, Stream) and isinstance(found.atom, (Ref, Last)):
             for equation in self.b.equations:
-                if equation.op == "index" and found.atom == type(found.atom)(equation.name, equation.span):
+                if equation.op == "index" and found.atom.name == equation.name:
                     return str(equation.attr("axis").id)
         return None

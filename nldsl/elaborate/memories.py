@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Atom, Last, Memory, Param, Ref, State, Type
+from nldsl.core import Atom, Last, Memory, Objective, Param, Ref, State, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
@@ -50,7 +50,8 @@ class Memories(Expressions):
         key = self._association(clauses.get(tree.Key), scope, f"{binding.name}.key")
         value = self._association(clauses.get(tree.Value), scope, f"{binding.name}.value")
         update, minimize = clauses.get(tree.Update), clauses.get(tree.Minimize)
-        text, steps = None, ()
+        text: str | None = None
+        steps: tuple[str, ...] = ()
         if isinstance(update, tree.Update):
             self.atom(update.expr, scope, f"{binding.name}.w", binding.name)
         elif isinstance(minimize, tree.Minimize):
@@ -138,7 +139,7 @@ class Memories(Expressions):
         inner.names[spelled] = Variable(Ref(formal), Last(binding.name), scope.axes, node.span)
         with self.b.objective(formal, clause.objective.span) as box:
             box.append(self.atom(clause.objective, inner, f"{binding.name}.loss"))
-        objective = box[0]
+        objective: Objective = box[0]
         if not (isinstance(objective.result, Ref) and any(e.name == objective.result.name for e in objective.equations)):
             self.b.report("NL404", f"the objective does not mention `{spelled}`", clause.objective.span,
                           Label(node.name.span, "the memory it belongs to"), expected=f"an expression with {spelled}(key)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from nldsl import tree
 from nldsl.core import Atom, Axis
@@ -87,7 +87,7 @@ class Learner:
     gradients: dict[Atom, Atom] = field(default_factory=dict)
 
 
-Binding = Union[Constant, Stream, Operator, Remembered, Variable, Called]
+Binding = Constant | Stream | Operator | Remembered | Variable | Called
 
 
 @dataclass

@@ -64,10 +64,11 @@ class Statements(Memories):
 
     def _declare(self, stmt: tree.Stmt, scope: Scope) -> Any:
         match stmt:
-            case tree.In() | tree.Out() if scope.parent is not self.top:
-                what = "input" if isinstance(stmt, tree.In) else "output"
-                raise self.b.fail("NL114", f"an {what} stands outside every `each` and `for`", stmt.span,
-                                  expected=f"an {what} of the block", help=None if what == "input" else "out y = flatten(...)")  # fmt: skip
+            case tree.Out() if scope.parent is not self.top:
+                raise self.b.fail("NL114", "an output stands outside every `each` and `for`", stmt.span,
+                                  expected="an output of the block", help="out y = flatten(...)")  # fmt: skip
+            case tree.In() if _copied(scope):
+                raise self.b.fail("NL114", "an input stands outside every `for`", stmt.span, expected="an input of the block")
             case tree.In(names) | tree.Param(names):
                 return [self._declare_typed(stmt, name, scope) for name in names]
             case tree.Memory(name):
@@ -256,7 +257,7 @@ class Statements(Memories):
         if scope.axes:
             raise self.b.fail("NL117", "a block cannot be used inside an `each`", expr.span,
                               expected="a block outside every `each`", help="make the copies inside the block")  # fmt: skip
-        inputs = [n.id for s in block.body if isinstance(s, tree.In) for n in s.names]
+        inputs = [n.id for s in tree.inputs(block.body) for n in s.names]
         names = {f.name: f for f in block.formals}
         formals: list[tuple[str, Any]] = []
         args: list[tuple[str | None, Any]] = []
@@ -291,6 +292,11 @@ class Statements(Memories):
 
 class _Each(Scope):
     """The inside of an `each`: its declarations go to the scope around it."""
+
+
+def _copied(scope: Scope | None) -> bool:
+    """Whether a scope lies in a `for` or `chain`."""
+    return scope is not None and bool(scope.suffix)
 
 
 def _home(scope: Scope, name: tree.Declared) -> Scope:

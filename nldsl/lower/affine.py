@@ -172,9 +172,9 @@ class _Domain:
                 a, b = (self.operator(x, e.span) for x in e.args)
                 return self._sum(a, b if e.op == "add" else self._scale(b, Num(-1.0)), e.span)
             case "mul":
-                for a, w in (e.args, e.args[::-1]):
-                    if not self.is_operator(a):
-                        return self._product(a, self.operator(w, e.span), e.span)
+                for factor, w in (e.args, e.args[::-1]):
+                    if not self.is_operator(factor):
+                        return self._product(factor, self.operator(w, e.span), e.span)
                 raise NotLinear("two operators are multiplied entry by entry", e.span)
             case "div" if not self.is_operator(e.args[1]):
                 inverse = self.work.emit("div", Num(1.0), self._factor(e.args[1], e.span), hint=f"{e.name}.inverse")
@@ -241,8 +241,10 @@ class _Domain:
         if left.reads and right.reads:
             raise NotLinear("both sides of a write depend on the state: the update is quadratic in it", e.span)
         unknown = "left" if left.reads else "right" if right.reads else None
-        self.writes.append(Write(e.name, left, right, unknown, e.span))
-        return Operator(((e.name, Factor()),))
+        # A state that becomes a single write must not be taken for itself before the tick.
+        name = f"{e.name}.write" if e.name in self.states else e.name
+        self.writes.append(Write(name, left, right, unknown, e.span))
+        return Operator(((name, Factor()),))
 
     def _read(self, e: Equation) -> None:
         operator, probe = e.args

@@ -20,7 +20,7 @@ class Writer:
         self.plan, self.machine, self.transposed = plan, form.machine, form.transposed
         self.equations = {e.name: e for e in plan.unit.equations}
         self.where: dict[str, str] = {}
-        used = {n.split(".")[0] for n in plan.types}
+        used = {n.split(".")[0] for n in plan.types} | {name for name, _ in plan.unit.formals}
         self.free = iter([c for c in LETTERS if c not in used] + [f"c{n}" for n in range(99)])
 
     def lines(self) -> list[str]:

@@ -62,8 +62,9 @@ def _solve(work: Rewriter, ring: set[str]) -> None:
     others = [n for n, _ in operator.terms if n in written and n != write.name]
     if not aligned or others:
         raise NotLinear("an implicit step with several writes, or read across its write", span)
-    factor = operator.get(write.name)
-    assert factor is not None
+    found = operator.get(write.name)
+    assert found is not None
+    factor = found
     unknown = write.left if write.unknown == "left" else write.right
     ((_, alpha),) = unknown.reads
     kappa = _times(work, factor, work.emit("dot", _channels(work, factor, write.known_side, operator.transposed), probe))

@@ -2,6 +2,7 @@
 
     closed   no write depends on the state: matmuls per chunk
     solve    writes are affine in what is read: the same and one triangular solve per chunk
+    scan     a vector keeps a factor of itself, entry by entry: log-depth scan
     loop     nothing is known: one compiled tick after the other
 """
 
@@ -19,7 +20,8 @@ from nldsl.lower.copies import remove_copies
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 from nldsl.lower.implicit import solve_implicit
 from nldsl.lower.retention import in_unit_interval, log
-from nldsl.lower.rewrite import Rewriter, number
+from nldsl.lower.rewrite import Rewriter
+from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
 
 
@@ -36,9 +38,10 @@ class Form:
     """How a recurrence runs.
 
     Attributes:
-        name: closed, solve or loop.
+        name: closed, solve, scan or loop.
         why: what a better form would have needed.
         machine: of closed and solve.
+        scan: of scan.
         retention: of each state of the machine.
         transposed: the unknown side of the writes is the key side, so the machine runs on transposed states.
     """
@@ -48,6 +51,7 @@ class Form:
     machine: Machine | None = None
     retention: Mapping[str, Retention] | None = None
     transposed: bool = False
+    scan: Scan | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         return Form("loop", "its clock is not every tick")
     equations = list(work.equations)
     try:
+        if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
+            return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))
         if any(work.types[s].kind != "map" for s in step.states):
             raise NotLinear("a state that is not an operator", step.equations[0].span)
         machine = analyse(work, list(step.equations), step.states, step.outputs)
@@ -163,10 +169,16 @@ def _channels_fit(machine: Machine, transposed: bool) -> None:
         raise NotLinear("channels are scaled on the side that depends on the state", span)
     if len(machine.states) > 1 and any(by_channel(f) for o in operators for _, f in o.terms):
         raise NotLinear("a retention by channel in a learner with a memory of its own", span)
+    asked = {name for vector in machine.vectors.values() for name, _ in vector.reads}
+    across = [r for r in machine.reads.values() if r.name in asked and r.operator.transposed != transposed]
+    if across and any(by_channel(f) for o in operators for _, f in o.terms):
+        raise NotLinear("a retention by channel of the side that is read out", across[0].span)
 
 
 def machine_inputs(form: Form) -> set[str]:
     """The streams a form reads besides those its equations do."""
+    if form.scan is not None:
+        return {a.name for a in (form.scan.factor, form.scan.input) if isinstance(a, Ref)}
     if form.machine is None or form.retention is None:
         return set()
     atoms: list[Atom | None] = []

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from nldsl.check.ranges import Interval, intervals
+from nldsl.check.interval import Interval
+from nldsl.check.ranges import intervals
 from nldsl.core import Atom, Num, Ref
 from nldsl.lower.rewrite import Rewriter, number
 

@@ -72,7 +72,8 @@ def schedule(unit: Unit, types: dict[str, Type], needs: Mapping[str, set[str]] |
         for stream in streams:
             used.setdefault(stream, set()).add(name)
     for group in nx.lexicographical_topological_sort(merged):
-        plain = group not in recurrent and isinstance(nodes[group], Equation) and nodes[group].op != "attend"
+        node = nodes.get(group)
+        plain = group not in recurrent and isinstance(node, Equation) and node.op != "attend"
         before = max((depth[p] + (0 if plain and _is_map(p, recurrent, nodes) else 1) for p in merged.predecessors(group)), default=0)
         depth[group] = before
         if plain:
@@ -80,7 +81,7 @@ def schedule(unit: Unit, types: dict[str, Type], needs: Mapping[str, set[str]] |
         else:
             steps.append((before, 1, _step(group, members[group], nodes, graph, unit, used, group in recurrent)))
     for level, names in maps.items():
-        steps.append((level, 0, Region(tuple(nodes[n] for n in names))))
+        steps.append((level, 0, Region(tuple(e for e in map(nodes.__getitem__, names) if isinstance(e, Equation)))))
     steps.sort(key=lambda s: (s[0], s[1]))
     return tuple(step for _, _, step in steps)
 

@@ -40,23 +40,23 @@ class Gru(nn.Module):
 
 def small_spec(run_dir: str, **changes: Any) -> TrainSpec:
     """Twelve steps on the numbered verses, or `changes` of them."""
-    settings: dict[str, Any] = dict(
-        name="stub",
-        spec_text=SPEC_TEXT,
-        spec_file="stub.nl",
-        build=Gru,
-        run_dir=run_dir,
-        steps=12,
-        batch=4,
-        length=16,
-        warmup=2,
-        optimizer=OptimizerSpec(lr=1e-2),
-        eval_every=4,
-        checkpoint_every=3,
-        log_every=1,
-        threads=1,
-        sample_bytes=8,
-    )
+    settings: dict[str, Any] = {
+        "name": "stub",
+        "spec_text": SPEC_TEXT,
+        "spec_file": "stub.nl",
+        "build": Gru,
+        "run_dir": run_dir,
+        "steps": 12,
+        "batch": 4,
+        "length": 16,
+        "warmup": 2,
+        "optimizer": OptimizerSpec(lr=1e-2),
+        "eval_every": 4,
+        "checkpoint_every": 3,
+        "log_every": 1,
+        "threads": 1,
+        "sample_bytes": 8,
+    }
     return TrainSpec(**{**settings, **changes})
 
 
