@@ -36,7 +36,15 @@ def run(*command: str) -> int:
     start = time.monotonic()
     # One thread: the tensors of the tests are tiny, and two processes share the cores.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} if "pytest" in command else None
-    code = subprocess.call(command, cwd=ROOT, env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    interrupted, code = False, None
+    while code is None:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the command got it too, and ends in its own way
+            interrupted = True
+    if interrupted:
+        sys.exit(130)
     print(f"  [{'ok' if code == 0 else f'exit code {code}'}, {time.monotonic() - start:.0f} s]", flush=True)
     return code
 
@@ -58,7 +66,8 @@ def install(extra: str) -> None:
 
 def check(names: list[str]) -> int:
     if unknown := [name for name in names if name not in CHECKS]:
-        sys.exit(f"dev.py: no check is called {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+        print(f"dev.py: no check is called {', '.join(unknown)}; there are {', '.join(CHECKS)}", file=sys.stderr)
+        return 2
     install("dev")
     failed = [name for name in names or CHECKS if run(*CHECKS[name])]
     print(f"failed: {', '.join(failed)}" if failed else "all checks passed", flush=True)

@@ -51,7 +51,7 @@ def check_source(source: Source) -> Checked:
     file, found = parse(source)
     top, wrong = top_scope(file, library())
     units = Units(top)
-    waiting = {item.name for item in file.items if isinstance(item, tree.Block) and takes_blocks(item, file)}
+    waiting = {name for name, formals in block_parameters(file).items() if formals}
     keys = {
         b.name: None if b.name in waiting else units.block(b, symbolic(b, top, units.sizes)) for b in callees_first(file)
     }
@@ -93,39 +93,37 @@ def overlap(a: Span, b: Span) -> bool:
 def callees_first(file: tree.File) -> list[tree.Block]:
     """The blocks of a file, each after those it uses, so that a mistake is reported at symbolic sizes first."""
     blocks = {item.name: item for item in file.items if isinstance(item, tree.Block)}
+    uses = {name: [n for n in dict.fromkeys(names_in(b.body)) if n in blocks] for name, b in blocks.items()}
     order: dict[str, tree.Block] = {}
-
-    def visit(block: tree.Block, opened: frozenset[str]) -> None:
-        if block.name in order or block.name in opened:
-            return
-        for name in names_in(block.body):
-            if name in blocks:
-                visit(blocks[name], opened | {block.name})
-        order[block.name] = block
-
-    for block in blocks.values():
-        visit(block, frozenset())
+    for first in blocks:
+        stack, opened = [first], set()
+        while stack:
+            name = stack[-1]
+            waiting = [] if name in opened else [n for n in uses[name] if n not in order and n not in opened]
+            opened.add(name)
+            if waiting:
+                stack += waiting
+            else:
+                order.setdefault(stack.pop(), blocks[name])
     return list(order.values())
 
 
-def takes_blocks(block: tree.Block, file: tree.File, opened: frozenset[str] = frozenset()) -> set[str]:
-    """The parameters without a default that stand for blocks: they are applied, or given to such a parameter.
+def block_parameters(file: tree.File) -> dict[str, set[str]]:
+    """For each block the parameters without a default that stand for blocks: applied, or given to such a parameter.
 
     >>> from nldsl.parse import parse_text
-    >>> file, _ = parse_text("block twice(f) { in x : real[2]  out y = f(f(x)) }")
-    >>> takes_blocks(file.items[0], file)
-    {'f'}
+    >>> block_parameters(parse_text("block twice(f) { in x : real[2]  out y = f(f(x)) }")[0])
+    {'twice': {'f'}}
     """
-    required = {f.name for f in block.formals if f.default is None}
-    blocks = {item.name: item for item in file.items if isinstance(item, tree.Block)}
-    found: set[str] = set()
-    for call in nodes_in(block.body):
-        if not isinstance(call, tree.Call) or not isinstance(call.fn, tree.Name):
-            continue
-        found |= {call.fn.id} & required
-        if call.fn.id in blocks and call.fn.id not in opened:
-            inner = takes_blocks(blocks[call.fn.id], file, opened | {call.fn.id})
-            found |= {a.value.id for a in call.args if a.name in inner and isinstance(a.value, tree.Name)} & required
+    found: dict[str, set[str]] = {}
+    for block in callees_first(file):
+        required = {f.name for f in block.formals if f.default is None}
+        own = found.setdefault(block.name, set())
+        for call in nodes_in(block.body):
+            if isinstance(call, tree.Call) and isinstance(call.fn, tree.Name):
+                own |= {call.fn.id} & required
+                inner = found.get(call.fn.id, set())
+                own |= {a.value.id for a in call.args if a.name in inner and isinstance(a.value, tree.Name)} & required
     return found
 
 

@@ -15,7 +15,7 @@ from nldsl.core import Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.scope import Constant, Scope
-from nldsl.pipeline import Checked, check_source, check_units, distinct, takes_blocks
+from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct
 from nldsl.source import Source, Span
 
 MAX_BYTES = 4_000_000
@@ -114,7 +114,7 @@ class Program:
         """
         node, key = self.block(block), self.checked.keys[block]
         if key is None:
-            needed = takes_blocks(node, self.checked.file)
+            needed = block_parameters(self.checked.file)[block]
             raise NlError(*(_missing(node, f, "cell") for f in node.formals if f.name in needed))
         return _reached(key, self.checked.units)
 
@@ -179,14 +179,16 @@ class Program:
             return None if any(i is None for i in items) else tuple(items)
         return None
 
-    def module(self, block: str, *, dtype: Any = None, device: Any = None, **sizes: Any) -> Any:
+    def module(self, block: str, *, dtype: Any = None, device: Any = None, compile: bool = False, **sizes: Any) -> Any:
         """The block as a `torch.nn.Module`: `forward(x, state=None, return_state=False)`, `step`, `initial_state`.
+
+        With `compile`, `torch.compile` fuses what has no state; the first call then takes seconds, at any length.
 
         Raises:
             NlError: a parameter does not fit, or the torch backend is not installed.
         """
         elaborated = self.elaborate(block, **sizes)
-        return backend("nldsl_torch").module(*elaborated.parts, dtype=dtype, device=device)
+        return backend("nldsl_torch").module(*elaborated.parts, dtype=dtype, device=device, compile=compile)
 
     def interpreter(self, block: str, **sizes: Any) -> Any:
         """The block run tick by tick: the meaning of the language."""

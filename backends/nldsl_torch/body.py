@@ -32,7 +32,7 @@ class Names:
 
 
 RESERVED = {"torch", "F", "Tensor", "self", "state", "B", "T", "C", "unit", "norm", "apply", "delay", "rope", "ticks", "chunk",
-            "causal_conv", "cross_entropy", "math", "past", "segments", "Region", "tick", "nn"}  # fmt: skip
+            "causal_conv", "cross_entropy", "math", "past", "segments", "region", "tick", "nn"}  # fmt: skip
 
 
 # Names that the chunk form gives its own values; numbered ones (K1_1, L1, n1, o0) are reserved by their first letter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import linecache
 import sys
 import types as python
@@ -23,7 +24,7 @@ from nldsl_torch.streams import Region
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_kernel, segments, shift_down, unchunk, window_attention"
 PRIMITIVES = ("apply", "causal_conv", "cross_entropy", "delay", "norm", "rope", "ticks", "unit")
-STREAMS = "from nldsl_torch.streams import Region, apply, causal_conv, cross_entropy, delay, expect, from_memory, linear_scan, loop, norm, part, remember, rope, ticks, to_memory, unit, whole"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import apply, causal_conv, cross_entropy, delay, expect, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, to_memory, unit, whole"  # noqa: E501
 
 
 def reachable(units: Mapping[str, Unit], key: str) -> list[str]:
@@ -75,23 +76,35 @@ def _primitives() -> str:
     return "\n\n\n".join(parts)
 
 
-def load_module(source: str, name: str) -> python.ModuleType:
-    """Execute generated source; tracebacks and debuggers show its lines."""
-    filename = f"<nldsl {name}>"
+def load_module(source: str, name: str, *, compiled: bool = False) -> python.ModuleType:
+    """Execute generated source, once for equal text; tracebacks and debuggers show its lines."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    full = f"nldsl_generated.{identifier(name)}_{digest}{'_compiled' if compiled else ''}"
+    if full in sys.modules:
+        return sys.modules[full]
+    filename = f"<nldsl {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    made = python.ModuleType(f"nldsl_generated_{identifier(name)}")
+    made = python.ModuleType(full)
     made.__file__ = filename
-    sys.modules[made.__name__] = made
     exec(compile(source, filename, "exec"), made.__dict__)
+    if compiled:
+        for value in vars(made).values():
+            if isinstance(value, Region):
+                value.compiled = True
+    sys.modules[full] = made
     return made
 
 
 def module(
-    units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str, *, dtype: torch.dtype | None = None, device: Any = None
-) -> torch.nn.Module:
-    """The block as an `nn.Module` with `forward`, `step` and `initial_state`."""
+    units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str, *, dtype: torch.dtype | None = None, device: Any = None,
+    compile: bool = False,
+) -> torch.nn.Module:  # fmt: skip
+    """The block as an `nn.Module` with `forward`, `step` and `initial_state`; with `compile`, `torch.compile` fuses its map regions.
+
+    Every block has one class and one set of compiled functions, however often it is used.
+    """
     source = build_source(units, types, key, standalone=False)
-    made = load_module(source, key)
+    made = load_module(source, key, compiled=compile)
     cls = [v for v in vars(made).values() if isinstance(v, type) and issubclass(v, torch.nn.Module) and v.__module__ == made.__name__][-1]
     built = cls()
     built.source = source  # type: ignore[assignment]

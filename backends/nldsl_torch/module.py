@@ -192,12 +192,13 @@ class ClassWriter:
                 tick |= self._temporal(body, e, pasts, equations)
             else:
                 body.equation(e)
-        reads = list(body.reads)
-        args = [names.of(r) for r in reads] + (["tick"] if tick else []) + list(pasts.values())
+        streams = [r for r in body.reads if r not in self.static]
+        fixed = [r for r in body.reads if r in self.static]
+        args = [names.of(r) for r in streams] + list(pasts.values()) + [names.of(r) for r in fixed] + (["tick"] if tick else [])
         gives = [names.of(o) for o in outputs] + list(pasts.values())
         fn = f"{self.prefix}_region_{n}"
         self.functions += [
-            "@Region",
+            f"@region(streams={len(streams)}, pasts={len(pasts)})",
             f"def {fn}({', '.join(args)}):",
             f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
             *(f"    {line}" for line in body.lines),
@@ -205,7 +206,8 @@ class ClassWriter:
             "",
             "",
         ]
-        call = [self.local(r) for r in reads] + (['state["tick"]'] if tick else []) + [f'state["{key}"]' for key in pasts]
+        held = [f'state["{key}"]' for key in pasts]
+        call = [self.local(r) for r in streams] + held + [self.local(r) for r in fixed] + (['state["tick"]'] if tick else [])
         targets = [self.local(o) for o in outputs] + [f'new["{key}"]' for key in pasts]
         self.forward.append(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {fn}({', '.join(call)})")
 
@@ -214,9 +216,12 @@ class ClassWriter:
         name = body.names.of(e.name)
         body.note(e.span)
         if e.op == "count":
-            some = next(i.name for i in self.unit.inputs)
-            body.reads[some] = None
-            body.lines.append(f"{name} = ticks({body.names.of(some)}, tick)")
+            some = self.unit.inputs[0].name
+            real = [i.name for i in self.unit.inputs if i.type.kind == "real"] + sorted(self.params)
+            body.reads |= dict.fromkeys([some, *real[:1]])
+            # Whole numbers would become float32 in a division, whatever the dtype of the module.
+            like = f".to({body.names.of(real[0])}.dtype)" if real else ""
+            body.lines.append(f"{name} = ticks({body.names.of(some)}, tick){like}")
             return True
         source = body.text(e.args[0])
         if e.op == "rope":
@@ -287,9 +292,9 @@ class ClassWriter:
         body = Body(names, self.types, self.params, rest, outputs)
         for e in rest:
             body.equation(e)
-        reads = list(body.reads)
+        reads = [r for r in body.reads if r not in self.static] + [r for r in body.reads if r in self.static]
         self.functions += [
-            "@Region",
+            f"@region(streams={sum(r not in self.static for r in reads)})",
             f"def {prefix}_around({', '.join(names.of(r) for r in reads)}):",
             f'    """Equations around {scan.state}, for all ticks."""',
             *(f"    {line}" for line in body.lines),
@@ -366,9 +371,8 @@ class ClassWriter:
         say = self.forward.append
         say(f"# {store}: store, {e.span.where}")
         say(f"k_, v_ = {k}, {v}")
-        say(
-            f'{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, (state["{store}.key"], state["{store}.value"])), {len(result.axes)})'
-        )
+        past = f'(state["{store}.key"], state["{store}.value"])'
+        say(f"{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, {past}), {len(result.axes)})")
         for key, x in ((f"{store}.key", "k_"), (f"{store}.value", "v_")):
             say(f'new["{key}"] = remember(state["{key}"], {x}, {window})')
 

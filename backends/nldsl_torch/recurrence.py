@@ -119,7 +119,8 @@ class RecurrenceWriter:
         while size > 4 and size * len(self.form.machine.unknown) > 64:
             size //= 2
         args = [names.of(a.name) for a in (*vectors, *scalars)]
-        lines = [f"def {self.prefix}_chunks({', '.join(args)}, s, C={size}):", f'    """{self._what()}, by chunks of C ticks: streams [B, axes.., T, d] and [B, axes.., T]."""']
+        lines = [f"def {self.prefix}_chunks({', '.join(args)}, s, C={size}):",
+                 f'    """{self._what()}, by chunks of C ticks: streams [B, axes.., T, d] and [B, axes.., T]."""']
         lines += [f"    # {n.span.where}  {n.span.source.line(n.span.line).strip()}" for n in self._sources()]
         lines.append(f"    T = {some}.shape[-2]")
         lines += [f"    {names.of(a.name)} = chunk({names.of(a.name)}, C)" for a in vectors]

@@ -11,26 +11,35 @@ from torch.nn import functional as F
 
 
 class Region:
-    """A function of streams that is compiled at its first call when `Region.compiled` is on.
+    """A function of streams, compiled at its first call where `compiled` is on.
 
-    Batch and ticks are dynamic from the first call on, so that no length makes a second compilation; one tick at a
-    time runs eagerly.
+    The first `streams` arguments are [B, T, ..], the next `pasts` are [B, n, ..], the others do not depend on batch or
+    time. Batch and ticks are dynamic from the first call on, so that no length makes a second compilation; a call with
+    one tick runs eagerly. A batch of 1 has code of its own.
     """
 
     compiled = False
     backend = "inductor"
 
-    def __init__(self, fn):
-        self.fn, self.fast = fn, None
+    def __init__(self, fn, streams: int, pasts: int = 0):
+        self.fn, self.streams, self.pasts, self.fast = fn, streams, pasts, None
         self.__doc__ = fn.__doc__
 
     def __call__(self, *args):
-        streams = [a for a in args if isinstance(a, Tensor) and a.dim() >= 2]
-        if not Region.compiled or any(a.shape[1] == 1 for a in streams[:1]):
+        if not self.compiled or self.streams == 0 or args[0].shape[1] == 1:
             return self.fn(*args)
         if self.fast is None:
-            self.fast = torch.compile(self.fn, backend=Region.backend, dynamic=True)
+            self.fast = torch.compile(self.fn, backend=self.backend, fullgraph=True)
+        for i, x in enumerate(args[: self.streams + self.pasts]):
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+            if i < self.streams:
+                torch._dynamo.maybe_mark_dynamic(x, 1)
         return self.fast(*args)
+
+
+def region(streams: int, pasts: int = 0):
+    """Decorator of a map region."""
+    return lambda fn: Region(fn, streams, pasts)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -54,9 +54,12 @@ def same_tick(unit: Unit) -> Edges:
 def implicit_states(unit: Unit) -> set[str]:
     """States, and the results of steps on the way to them: where an implicit step may take its gradient."""
     names = {s.name for s in unit.states}
-    for memory in unit.memories:
-        rules = {step.split("(")[0].strip() for step in memory.steps}
-        names |= {e.name for e in unit.equations for r in rules if e.name.split(f"{memory.name}.{r}")[0] == ""}
+    rules = {m.name: {step.split("(")[0].strip() for step in m.steps} for m in unit.memories}
+    for equation in unit.equations:
+        at = equation.args[0] if equation.op == "grad" else None
+        parts = at.name.split(".") if isinstance(at, Ref) else []
+        if any(part in rules.get(".".join(parts[:n]), ()) for n, part in enumerate(parts)):
+            names.add(".".join(parts))
     return names
 
 

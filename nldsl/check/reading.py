@@ -94,7 +94,20 @@ class Reading:
                 reached.add(name)
                 if name != state:
                     stack += [n for n in self.readers.get(name, ()) if self.equations[n].op in KEEPS]
-        return reached & self.ancestors(state) if reached else reached
+        return reached & self.arithmetic(state) if reached else reached
+
+    def arithmetic(self, state: str) -> set[str]:
+        """The operator arithmetic of a state's step: what leads to it through sums, factors and outer products."""
+        found: set[str] = set()
+        stack = [state]
+        while stack:
+            name = stack.pop()
+            equation = self.equations.get(name)
+            if name not in found and equation is not None:
+                found.add(name)
+                if equation.op in KEEPS:
+                    stack += [a.name for a in equation.args if isinstance(a, Ref)]
+        return found
 
     @cached_property
     def readers(self) -> dict[str, list[str]]:

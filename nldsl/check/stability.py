@@ -34,11 +34,12 @@ SLACK = 1e-9
 def stability(unit: Unit, types: Types) -> list[Diagnostic]:
     """NL501 retentions, NL502 rates too large, NL503 negative rates, NL504 double erases."""
     reading, ranges = Reading.of(unit), analyse(unit, types)
+    implicit = implicit_states(unit)
     found: list[Diagnostic] = []
     for state in unit.states:
         if state.name in reading.carried:
             found += _retentions(reading, ranges, state)
-            found += _rates(reading, ranges, state)
+            found += _rates(reading, ranges, state, implicit)
     return found
 
 
@@ -72,13 +73,12 @@ def _bounded(factor: Atom, text: str) -> str | None:
     return None if isinstance(factor, Num) else f"sigmoid({text})"
 
 
-def _rates(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
+def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -> list[Diagnostic]:
     found: list[Diagnostic] = []
-    carried, step = reading.carried[state.name], reading.ancestors(state.name)
-    implicit = implicit_states(reading.unit)
-    for name in sorted(step):
-        sub = reading.equations.get(name)
-        if sub is None or sub.op != "sub" or not reading.holds(sub.args[0], state.name, carried):
+    carried = reading.carried[state.name]
+    for name in sorted(carried):
+        sub = reading.equations[name]
+        if sub.op != "sub" or not reading.holds(sub.args[0], state.name, carried):
             continue
         rate, gradient, factor = _rated_gradient(reading, sub.args[1])
         if gradient is None:
@@ -142,69 +142,64 @@ def curvature(objective: Objective, ranges: Ranges) -> Interval | None:
 
     `0.5 * sqnorm(S(k) - v)` has |k|^2, `-dot(S(k), v)` has 0.
     """
-    body = {e.name: e for e in objective.equations}
+    slopes: dict[str, Interval | None] = {objective.self: ONE}  # of what is affine in the operator, 0 where it is not met
+    bends: dict[str, Interval | None] = {objective.self: None}
+    for e in objective.equations:
+        names = [getattr(a, "name", "") for a in e.args]
+        slopes[e.name] = _slope(e, [slopes.get(n, NONE) for n in names], objective.self, ranges)
+        bends[e.name] = _bend(e, [slopes.get(n, NONE) for n in names], [bends.get(n, NONE) for n in names], ranges)
+    return bends.get(getattr(objective.result, "name", ""), NONE)
 
-    def bends(atom: Atom) -> Interval | None:
-        if not isinstance(atom, Ref) or atom.name not in body:
-            return Interval(0.0, 0.0) if getattr(atom, "name", "") != objective.self else None
-        e = body[atom.name]
-        if e.op in ("add", "sub"):
-            a, b = bends(e.args[0]), bends(e.args[1])
-            if a is None or b is None or (e.op == "sub" and b.high > 0):
-                return None
-            return Interval(a.low + b.low, a.high + b.high)
-        if e.op == "copy":
-            return bends(e.args[0])
-        if e.op == "sqnorm":
-            slope = linear(e.args[0])
-            return None if slope is None else times(Interval(2.0, 2.0), times(slope, slope))
-        if e.op == "mul":
-            inner = [a for a in e.args if isinstance(a, Ref) and a.name in body]
-            if len(inner) == 1:
-                scale = ranges.of(e.args[1] if e.args[0] == inner[0] else e.args[0])
-                value = bends(inner[0])
-                return None if value is None or (scale.low < 0 and value.high > 0) else times(scale, value)
-        if e.op in ("neg", "dot", "sum", "mean"):
-            sides = [linear(a) for a in e.args]
-            moving = [s for s in sides if s is None or s.high > 0]
-            return Interval(0.0, 0.0) if None not in sides and len(moving) <= 1 else _zero_of(e, bends)
+
+NONE = Interval(0.0, 0.0)
+
+
+def _slope(e: Equation, parts: list[Interval | None], operator: str, ranges: Ranges) -> Interval | None:
+    """Bounds of the norm of a map that is affine in the operator; None when it is not."""
+    if None in parts:
         return None
+    known = [p for p in parts if p is not None]
+    moving = [i for i, p in enumerate(known) if p.high > 0]
+    if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name == operator:
+        return Interval(0.0, ranges.norm(e.args[1]) ** 0.5) if moving == [0] else None
+    if e.op in ("add", "sub", "neg", "copy", "transpose", "flatten"):
+        return Interval(0.0, sum(p.high for p in known))
+    if e.op == "mul" and len(moving) == 1:
+        return times(Interval(0.0, ranges.of(e.args[1 - moving[0]]).size), known[moving[0]])
+    return NONE if not moving else None
 
-    def linear(atom: Atom) -> Interval | None:
-        """Bounds of the norm of a map that is affine in the operator; None when it is not."""
-        if isinstance(atom, Ref) and atom.name == objective.self:
-            return ONE
-        if not isinstance(atom, Ref) or atom.name not in body:
-            return Interval(0.0, 0.0)
-        e = body[atom.name]
-        if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name == objective.self:
-            outside = not (isinstance(e.args[1], Ref) and e.args[1].name in body)
-            return Interval(0.0, ranges.norm(e.args[1]) ** 0.5) if outside else None
-        parts = [linear(a) for a in e.args]
-        if None in parts:
-            return None
-        known = [p for p in parts if p is not None]
-        if e.op in ("add", "sub", "neg", "copy", "transpose", "flatten"):
-            return Interval(0.0, sum(p.high for p in known))
-        if e.op == "mul" and len([p for p in known if p.high > 0]) == 1:
-            moving = next(i for i, p in enumerate(known) if p.high > 0)
-            return times(Interval(0.0, ranges.of(e.args[1 - moving]).size), known[moving])
+
+def _bend(e: Equation, slopes: list[Interval | None], bends: list[Interval | None], ranges: Ranges) -> Interval | None:
+    """Bounds of the second derivative of a number, from those of the arguments."""
+    if e.op == "sqnorm":
+        slope = slopes[0]
+        return None if slope is None else times(Interval(2.0, 2.0), times(slope, slope))
+    if e.op in ("dot", "sum", "mean"):
+        moving = [s for s in slopes if s is None or s.high > 0]
+        return NONE if None not in slopes and len(moving) <= 1 else None
+    known = [b for b in bends if b is not None]
+    if len(known) < len(bends):
         return None
-
-    return bends(objective.result)
-
-
-def _zero_of(equation: Equation, bends: object) -> Interval | None:
-    """A minus in front of something linear stays linear."""
-    if equation.op == "neg":
-        inner = bends(equation.args[0])  # type: ignore[operator]
-        return inner if inner is not None and inner.high == 0 else None
+    if e.op == "copy":
+        return known[0]
+    if e.op == "add":
+        return Interval(known[0].low + known[1].low, known[0].high + known[1].high)
+    if e.op == "sub":
+        return known[0] if known[1].high == 0 else None
+    if e.op == "neg":
+        return NONE if known[0].high == 0 else None
+    if e.op == "mul":
+        # A number that the operator does not enter scales the other.
+        fixed = [i for i, s in enumerate(slopes) if s is not None and s.high == 0 and known[i].high == 0]
+        scale = ranges.of(e.args[fixed[0]]) if fixed else None
+        value = known[1 - fixed[0]] if fixed else None
+        return times(scale, value) if scale is not None and value is not None and (scale.low >= 0 or value.high == 0) else None
     return None
 
 
 def _double_erase(reading: Reading, ranges: Ranges, state: State, objective: Objective, strength: Interval) -> list[Diagnostic]:
     """A rule that erases along a key itself, `last w - e outer(last w(k), k)`, beside the gradient of an l2 objective."""
-    carried, step = reading.carried[state.name], reading.ancestors(state.name)
+    carried, step = reading.carried[state.name], reading.arithmetic(state.name)
     erases = []
     for name in sorted(step):
         equation = reading.equations.get(name)

@@ -18,6 +18,7 @@ from nldsl.cli.common import File, Sizes, open_program, parse_sizes
 @click.option("--fresh", is_flag=True, help="Start over; the old run is kept in a subfolder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:0 ...")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
+@click.option("--compile", is_flag=True, help="Fuse maps with torch.compile: slow to start, pays on a GPU.")
 @Sizes
 def command(file: str, sizes: tuple[str, ...], **options: Any) -> int:
     """Train the model of a file on text. A run that was stopped goes on from its last checkpoint."""

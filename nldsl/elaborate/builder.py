@@ -35,6 +35,7 @@ class Builder:
     outputs: list[tuple[str, Atom]] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    numbers: dict[str, int] = field(default_factory=dict)  # the number last tried for a hint
     read: set[str] = field(default_factory=set)  # declared names some expression mentions
 
     def report(self, code: str, message: str, span: Span, *because: Label, **more: str | None) -> None:
@@ -47,10 +48,12 @@ class Builder:
 
     def fresh(self, hint: str) -> str:
         """A name nobody has, in the core and in generated code: the hint itself, or the hint with a number."""
-        name, n = hint, 0
+        n = self.numbers.get(hint, 0)
+        name = f"{hint}.{n}" if n else hint
         while identifier(name) in self.used:
             n += 1
             name = f"{hint}.{n}"
+        self.numbers[hint] = n
         self.used.add(identifier(name))
         return name
 

@@ -50,6 +50,10 @@ def log(work: Rewriter, atom: Atom) -> Atom:
                     return work.neg(work.emit("softplus", inner.args[0]), f"{atom.name}.log")
             case "mul" if in_unit_interval(work, *e.args):
                 return work.add(log(work, e.args[0]), log(work, e.args[1]), f"{atom.name}.log")
+            case "pow" if (number(e.args[1]) or -1.0) > 0 and in_unit_interval(work, e.args[0]):
+                return work.mul(e.args[1], log(work, e.args[0]), f"{atom.name}.log")
+            case "sqrt" if in_unit_interval(work, e.args[0]):
+                return work.mul(Num(0.5), log(work, e.args[0]), f"{atom.name}.log")
             case "sum" if not work.type(e.args[0]).is_scalar and all(n.integer == 1 for n in work.type(e.args[0]).shape):
                 return work.total(log(work, e.args[0]))
     floor = work.emit("max", atom, Num(TINY))

@@ -15,7 +15,6 @@ from nldsl.program import Program
 from nldsl.render.text import levels_text
 from nldsl.train import Training, read_train
 from nldsl_torch.build import module
-from nldsl_torch.streams import Region
 
 from .optimizers import OptimizerSpec
 from .spec import TrainSpec
@@ -28,8 +27,7 @@ def cli(
 ) -> int:  # fmt: skip
     """Run one `train` block; returns the exit code."""
     training = choose(program, name)
-    spec = train_spec(program, training, sizes, data=data, steps=steps, run_dir=run_dir, device=device, threads=threads)
-    Region.compiled = compile
+    spec = train_spec(program, training, sizes, data=data, steps=steps, run_dir=run_dir, device=device, threads=threads, compile=compile)
     print_graph(program, training)
     return fit(spec, fresh=fresh).exit_code
 
@@ -59,7 +57,7 @@ def choose(program: Program, name: str | None) -> Training:
 
 def train_spec(
     program: Program, training: Training, sizes: dict[str, Any], *, data: str | None, steps: int | None, run_dir: str | None,
-    device: str, threads: int | None,
+    device: str, threads: int | None, compile: bool = False,
 ) -> TrainSpec:  # fmt: skip
     """What the trainer needs, from a `train` block and the command line, which wins."""
     settings = dict(training.settings)
@@ -76,7 +74,7 @@ def train_spec(
 
     def build() -> nn.Module:
         torch.manual_seed(seed)
-        return module(*elaborated.parts)
+        return module(*elaborated.parts, compile=compile)
 
     text = program.source.text + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
     return TrainSpec(

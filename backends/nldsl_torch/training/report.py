@@ -29,6 +29,7 @@ class Report:
     step: int
     heldout_bpb: float
     baseline_bpb: float
+    smoothed_baseline_bpb: float
     tokens_per_s: float | None
     sample: str
 
@@ -38,7 +39,8 @@ def write_report(run: Run, folder: RunFolder, log: RunLog, status: Status) -> Re
     spec, data = run.spec, run.data
     heldout_bpb = heldout_bits_per_byte(run.model, data, spec.device)
     log.write("eval", run.step, bpb=heldout_bpb, loss=bits_to_nats(heldout_bpb))
-    baseline_bpb = order3_bits_per_byte(data.train_text, data.heldout_text)
+    baseline_bpb = order3_bits_per_byte(data.train_text, data.heldout_text, "half")
+    smoothed_bpb = order3_bits_per_byte(data.train_text, data.heldout_text, "witten-bell")
     prompt = data.heldout_text[:PROMPT_BYTES]
     drawn = continue_text(
         run.model, prompt, spec.sample_bytes, temperature=spec.temperature, seed=spec.seed, device=spec.device
@@ -46,7 +48,7 @@ def write_report(run: Run, folder: RunFolder, log: RunLog, status: Status) -> Re
     sample = f"--- prompt (held-out text)\n{printable(prompt)}\n--- model\n{printable(drawn)}\n"
     records = read_log(folder.log)
     rates = [record["tokens_per_s"] for record in records if "tokens_per_s" in record]
-    report = Report(status, run.step, heldout_bpb, baseline_bpb, statistics.median(rates) if rates else None, sample)
+    report = Report(status, run.step, heldout_bpb, baseline_bpb, smoothed_bpb, statistics.median(rates) if rates else None, sample)
     try:
         folder.sample.write_text(sample, "utf-8")
         title = f"{spec.name}: {_size(run)} parameters, {heldout_bpb:.3f} bits per held-out byte"

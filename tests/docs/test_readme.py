@@ -1,0 +1,47 @@
+"""The README: its picture, its table of the zoo and its claims; its commands are run by test_pages.py."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from consoles import UPDATE, prepare
+from markdown_blocks import ROOT, specs
+
+import nldsl
+from nldsl.lower.plan import plan
+from nldsl.lower.schedule import Attention
+
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+ZOO = sorted(p.stem for p in (ROOT / "examples").glob("*.nl") if "train" not in p.read_text().split())
+
+
+def form(name):
+    """The forms of a block's recurrences as the table words them: `closed`, `scan + closed`, `store`."""
+    elaborated = nldsl.load(ROOT / "examples" / f"{name}.nl").symbolic(name)
+    found = plan(elaborated.unit, dict(elaborated.types[elaborated.key]))
+    names = [f.name for f in found.forms.values()] + ["store" for s in found.steps if isinstance(s, Attention)]
+    return " + ".join(sorted(set(names)))
+
+
+def test_it_opens_with_a_memory_of_twelve_lines():
+    (first, *_) = specs(README)
+    assert first.option("file") == "memory.nl" and len(first.text.splitlines()) == 12
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_table_of_the_zoo(name):
+    row = re.search(rf"^\| \[[^]]+\]\(examples/{name}\.nl\) \|.*\| (.+) \|$", TEXT, re.M)
+    assert row is not None, f"examples/{name}.nl has no row in README.md"
+    assert row[1] == form(name)
+
+
+def test_the_picture_is_what_the_command_draws(tmp_path):
+    environment = prepare(README, tmp_path)
+    command = [sys.executable, "-m", "nldsl", "graph", "memory.nl", "-o", "memory.svg"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    drawn, shown = (tmp_path / "memory.svg").read_text(), ROOT / "docs" / "memory.svg"
+    if UPDATE:
+        shown.write_text(drawn)
+    assert shown.read_text() == drawn

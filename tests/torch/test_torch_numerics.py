@@ -1,0 +1,91 @@
+"""Where rounding, overflow and padding could show: forgetting from e^0 to e^-30 a tick, zero and repeated keys, long sequences."""
+
+import pytest
+import torch
+from torch_cases import EXACT, SINGLE, Reference, case, compare, distance, gradients, outputs, weights
+from torch_programs import memory
+
+OBJECTIVES = {"solve": "0.5 * sqnorm(S(k) - v)", "closed": "-dot(S(k), v)"}
+# Per tick and head (or channel): even, uneven, and some ticks that keep everything beside some that keep nothing.
+DECAYS = {
+    "even": "exp(-s * sigmoid({} / 8))",
+    "uneven": "exp(-s * relu({}))",
+    "sigmoid": "sigmoid(s * {})",
+    "complement": "1 - sigmoid(s * {})",
+    "root": "sigmoid(16 * s * {}) ^ (1 / 16)",
+    "product": "exp(-s * relu({0})) * sigmoid(s * {0})",
+}
+STRENGTHS = [1e-6, 0.1, 3.0, 30.0]
+
+
+def forgetting(kind: str, channels: bool, form: str, s: float):
+    text = memory(f"decay({DECAYS[kind].format('Wa(x)' if channels else 'wa(x)')}), gd(b)", OBJECTIVES[form], out="S(q) + last S(x)")
+    return case(text.replace("block m(d)", "block m(d, s)"), "m", d=4, s=s)
+
+
+@pytest.mark.parametrize("form", OBJECTIVES)
+@pytest.mark.parametrize("channels", [False, True], ids=["scalar", "channels"])
+@pytest.mark.parametrize("kind", DECAYS)
+def test_any_forgetting(kind, channels, form):
+    for s in STRENGTHS:
+        c = forgetting(kind, channels, form, s)
+        assert c.names == form, c.forms
+        reference = Reference(c, c.input(1, 70), [70])
+        compare(c, reference, [(c.module, EXACT), (c.single(), SINGLE)], 70, 1)
+
+
+@pytest.mark.parametrize("steps", ["decay(0), gd(0.5)", "decay(1), gd(0.5)", "gd(0.5), decay(0)", "decay(1), momentum(0.2, 1)", "decay(1), momentum(0.2, 0)", "titans(0.2, 0, 1)"])
+@pytest.mark.parametrize("form", OBJECTIVES)
+def test_all_or_nothing_is_kept(steps, form):
+    c = case(memory(steps, OBJECTIVES[form], init="learned", out="S(q) + last S(x)"), "m", d=4)
+    assert c.names == form
+    reference = Reference(c, c.input(1, 70), [70])
+    compare(c, reference, [(c.module, EXACT), (c.single(), SINGLE)], 70, 1)
+
+
+@pytest.mark.parametrize("steps", ["decay(a), gd(b)", "decay(A), gd(1)", "momentum(0.2, 0.7)", "decay(a), momentum(0.2, 0.7)"])
+@pytest.mark.parametrize("what", ["zero", "some zero", "repeated", "huge", "tiny"])
+def test_keys(what, steps):
+    c = case(memory(steps), "m", d=4)
+    x = c.input(1, 70)
+    x = {"zero": x * 0, "some zero": x * (torch.arange(70) % 3 > 0).double()[:, None], "repeated": x[:, :1].expand(-1, 70, -1), "huge": 1e6 * x,
+         "tiny": 1e-9 * x}[what]  # fmt: skip
+    reference = Reference(c, x, [70])
+    # The unit of a tiny key is x / 0.001: what it loses is lost in the interpreter too.
+    compare(c, reference, [(c.module, EXACT), (c.single(), SINGLE)], 70, 1)
+
+
+@pytest.mark.parametrize("steps", ["decay(a), gd(1)", "decay(1 - 0.01 * a), gd(b)", "decay(A), gd(b)", "titans(theta = 0.3 * b, eta = c, alpha = 0.05 * a)"])
+def test_long(steps):
+    """4096 ticks in float32 are those in float64, and so are the gradients."""
+    c = case(memory(steps), "m", d=16)
+    x = c.input(1, 4096).requires_grad_()
+    exact = outputs(c.module(x))
+    w = weights(exact)
+    wanted = gradients(c.module, x, exact, w)
+    single, z = c.single(), x.detach().float().requires_grad_()
+    y = outputs(single(z))
+    assert distance(y["y"], exact["y"]) < SINGLE
+    for n, g in gradients(single, z, y, w).items():
+        assert distance(g, wanted[n]) < 2 * SINGLE, n
+
+
+@pytest.mark.parametrize("T", [1, 31, 32, 33, 63, 64, 65, 127, 129])
+def test_padding_is_nothing(T):
+    """Around every border of a chunk: the state after T ticks and one more are those of T + 1 ticks."""
+    c = case(memory("decay(a), momentum(0.2, 0.7)", out="S(q) + transpose(S)(v)"), "m", d=4)
+    x = c.input(2, T + 1)
+    whole, end = c.module(x, return_state=True)
+    y, state = c.module(x[:, :T], return_state=True)
+    last, after = c.module.step(x[:, T], state)
+    assert distance(torch.cat([y, last[:, None]], 1), whole) < EXACT
+    assert all(distance(after[k], end[k]) < EXACT for k in end)
+
+
+def test_segments_do_not_matter():
+    """Long batches are computed in stretches that stay in cache: the same numbers as one sequence alone."""
+    c = case(memory("decay(a), gd(b)"), "m", d=16)
+    x = c.input(8, 2000)
+    with torch.no_grad():
+        y = c.module(x)
+        assert distance(c.module(x[3:4]), y[3:4]) < 1e-12
