@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
-from nldsl.lower.plan import Form, Plan
+from nldsl.lower.equation import machine_text
+from nldsl.lower.plan import Form, Plan, machine_inputs
 from nldsl.lower.rewrite import number
 from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Attention, Call, Recurrence, Region
 from nldsl.names import identifier
-from nldsl.vocabulary import WORDS
 from nldsl_torch import ops
 from nldsl_torch.body import Body, Names, ordered
 from nldsl_torch.initial import initial, is_zeros, size
@@ -173,8 +173,6 @@ class ClassWriter:
         for i in self.unit.instances:
             readers |= {a.name for _, a in i.args if not isinstance(a, Num)}
         for form in self.plan.forms.values():
-            from nldsl.lower.plan import machine_inputs
-
             readers |= machine_inputs(form)
         return [e.name for e in step.equations if e.name in readers]
 
@@ -245,7 +243,8 @@ class ClassWriter:
     def _recurrence(self, step: Recurrence) -> None:
         form = self.plan.forms[step.states[0]]
         prefix = f"{self.prefix}_{identifier(step.states[0])}"
-        writer = RecurrenceWriter(prefix, self.unit, self.types, self.static, step, form)
+        equation = machine_text(self.plan, form) if form.machine is not None else []
+        writer = RecurrenceWriter(prefix, self.unit, self.types, self.static, step, form, equation)
         tick = writer.tick()
         self.functions += [*tick.lines, "", ""]
         states = list(step.states)
@@ -384,6 +383,3 @@ class ClassWriter:
         self.forward.append(f'new |= whole(part_, "{attr}.")')
         for o in i.outputs:
             self.forward.append(f"{self.local(f'{i.name}.{o}')} = y_" + (f'["{o}"]' if len(i.outputs) > 1 else ""))
-
-
-__all__ = ["WORDS", "ClassWriter"]

@@ -31,9 +31,9 @@ class Function:
 class RecurrenceWriter:
     """Writes the functions of one recurrence of a unit."""
 
-    def __init__(self, prefix: str, unit: Unit, types: Mapping[str, Type], static: set[str], step: Recurrence, form: Form):
+    def __init__(self, prefix: str, unit: Unit, types: Mapping[str, Type], static: set[str], step: Recurrence, form: Form, equation: list[str]):
         self.prefix, self.unit, self.types, self.static = prefix, unit, types, static
-        self.step, self.form = step, form
+        self.step, self.form, self.equation = step, form, equation
         self.states: dict[str, State] = {s.name: s for s in unit.states if s.name in step.states}
         self.axes = max((types[s].axes for s in step.states), key=len)
         self.clocked = any(s.every > 1 or s.reset is not None for s in self.states.values())
@@ -122,6 +122,7 @@ class RecurrenceWriter:
         lines = [f"def {self.prefix}_chunks({', '.join(args)}, s, C={size}):",
                  f'    """{self._what()}, by chunks of C ticks: streams [B, axes.., T, d] and [B, axes.., T]."""']
         lines += [f"    # {n.span.where}  {n.span.source.line(n.span.line).strip()}" for n in self._sources()]
+        lines += [f"    #   {text}" for text in self.equation]
         lines.append(f"    T = {some}.shape[-2]")
         lines += [f"    {names.of(a.name)} = chunk({names.of(a.name)}, C)" for a in vectors]
         lines += [f"    {names.of(a.name)} = chunk({names.of(a.name)}, C, -1)" for a in scalars]

@@ -111,6 +111,8 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         if any(work.types[s].kind != "map" for s in step.states):
             raise NotLinear("a state that is not an operator", step.equations[0].span)
         machine = analyse(work, list(step.equations), step.states, step.outputs)
+        if not machine.writes:
+            raise NotLinear("nothing is written to it", step.equations[0].span)
         transposed = _orientation(machine)
         retention = {s: _retention(work, machine, s, transposed) for s in machine.states}
         _channels_fit(machine, transposed)

@@ -1,6 +1,7 @@
 """The logarithm of a retention, taken symbolically: a plan only ever exponentiates sums of logs that are at most 0.
 
     log exp(x) = x      log sigmoid(x) = -softplus(-x)      log (1 - sigmoid(x)) = -softplus(x)      log (a * b) = log a + log b
+    log (a ^ p) = p log a for a constant p > 0
 """
 
 from __future__ import annotations

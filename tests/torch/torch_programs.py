@@ -84,6 +84,7 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
     "momentum_transposed": ({"S": "solve"}, memory("decay(a), momentum(0.2, 0.7)", out="transpose(S)(v) + S(q)")),
     "error_read": ({"S": "solve"}, memory("decay(a), gd(b)", init="normal(0)", out="S(q) + (last S(k) - v) * a")),
     "no_write": ({"S": "solve"}, memory("decay(a), gd(0)", init="learned")),
+    "only_decay": ({"S": "loop"}, memory("decay(a)", init="learned", out="transpose(S)(v) + S(q)")),
     # explicit updates
     "ema_outer": ({"S": "closed"}, update("a * last S + (1 - a) * outer(v, k)")),
     "erase": ({"S": "solve"}, update("A * last S - outer(last S(k), b * k) + outer(v, k) - 0.1 * outer(x, q)", init="learned")),
