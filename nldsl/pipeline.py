@@ -1,6 +1,6 @@
 """The front end on one screen: a text becomes a tree, every block becomes typed units, each pass looks at each unit.
 
-    parse -> top scope -> units (names, elaboration, shapes) -> static passes
+    parse -> top scope -> units (names, elaboration, shapes) -> static passes -> `train` blocks
 
 A static pass is a pure function of one unit. `check_source` collects the diagnostics of the whole file and raises on
 no text.
@@ -20,6 +20,7 @@ from nldsl.elaborate.scope import Scope
 from nldsl.elaborate.top import library, top_scope
 from nldsl.parse import parse
 from nldsl.source import Source, Span
+from nldsl.train import read_train
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def check_source(source: Source) -> Checked:
     used = {name for item in file.items if isinstance(item, tree.Block) for name in names_in(item.body)}
     rules = [item for item in file.items if isinstance(item, tree.Rule) and item.name not in used]
     found = [*found, *wrong, *check_units(units), *(d for rule in rules for d in check_rule(rule, top))]
+    if not any(d.severity == "error" for d in found):
+        found += [d for item in file.items if isinstance(item, tree.Train) for d in read_train(item, top)[1]]
     return Checked(source, file, top, units, keys, distinct(found))
 
 

@@ -60,7 +60,7 @@ def read_train(train: tree.Train, top: Scope) -> tuple[Training | None, list[Dia
     minimize = work.minimize()
     settings = work.settings()
     optimizer = work.optimizer(minimize) if minimize is not None else None
-    if model is None or minimize is None or optimizer is None:
+    if model is None or minimize is None:
         return None, work.found
     block, sizes, call = model
     calls = [e for e in _walk(minimize.objective) if isinstance(e, tree.Call) and isinstance(e.fn, tree.Name) and e.fn.id == "model"]
@@ -74,7 +74,7 @@ def read_train(train: tree.Train, top: Scope) -> tuple[Training | None, list[Dia
     units = Units(top)
     key = units.block(checked, {})
     work.found += units.diagnostics
-    if key is None:
+    if key is None or optimizer is None or any(d.severity == "error" for d in work.found):
         return None, work.found
     logits = tree.RealType((tree.Num(256, span),), span)
     alone = _block(train, minimize.objective, calls[0], tree.Name("logits", span), [("logits", logits), ("next", _index(span))])

@@ -126,17 +126,23 @@ class _ChannelKernel(torch.autograd.Function):
         g, q, a = ctx.saved_tensors
         total = _log_sum(g, -2)
         before = shift_down(total) if ctx.exclusive else total
-        dq, da = torch.zeros_like(q), torch.zeros_like(a)
+        dg, dq, da = torch.zeros_like(q), torch.zeros_like(q), torch.zeros_like(a)
         for b in [1 << i for i in range(q.shape[-2].bit_length() - 1)]:
             eq, ea = _level_factors(total, before, b, q.dtype)
+            (a1, _), (_, q2) = _levels(a, b), _levels(q, b)
             blocks = dM.unflatten(-1, (-1, 2, b)).unflatten(-4, (-1, 2, b))  # [.., pair, 2, b, pair, 2, b]
             low = blocks[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-            _levels(dq, b)[1].add_((low @ (_levels(a, b)[0] * ea)).mul_(eq))
-            _levels(da, b)[0].add_((low.mT @ (_levels(q, b)[1] * eq)).mul_(ea))
-        dG = q * dq
-        if ctx.exclusive:  # the query of tick t carries the sum up to t - 1
-            dG = torch.cat([dG[..., 1:, :], torch.zeros_like(dG[..., :1, :])], -2)
-        dg = _rsum(dG - a * da, -2)
+            dq2 = (low @ (a1 * ea)).mul_(eq)
+            da1 = (low.mT @ (q2 * eq)).mul_(ea)
+            _levels(dq, b)[1].add_(dq2)
+            _levels(da, b)[0].add_(da1)
+            # g[t] counts for writes before t and queries from t on (from t + 1 if exclusive): sums of these only, nothing cancels.
+            later = _rsum(dq2.mul_(q2), -2)
+            if ctx.exclusive:
+                _levels(dg, b)[1][..., :-1, :].add_(later[..., 1:, :])
+            else:
+                _levels(dg, b)[1].add_(later)
+            _levels(dg, b)[0][..., 1:, :].add_(da1.mul_(a1).cumsum(-2)[..., :-1, :])
         if not ctx.exclusive:
             diagonal = dM.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
             dq, da = dq + diagonal * a, da + diagonal * q

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from nldsl import tree
@@ -14,6 +14,7 @@ from nldsl.dims import Dim
 from nldsl.elaborate import elaborate_unit
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.scope import Constant, Scope
+from nldsl.source import Span
 
 MAX_DEPTH = 32
 
@@ -131,15 +132,33 @@ def _match(declared: tree.Type, given: Type, formals: set[str], values: dict[str
 
 
 def symbolic(block: tree.Block, top: Scope, sizes: dict[str, int]) -> dict[str, Any]:
-    """Parameters for checking a block on its own: sizes are symbols, everything else has its default."""
+    """Parameters for checking a block on its own: sizes are symbols, everything else has its default.
+
+    A number of copies that a `for` unrolls is not a size: what is checked is the unrolled block.
+    """
     values: dict[str, Any] = {}
     scope = Scope({}, top)
+    unrolled = set(_range_names(block.body))
     for formal in block.formals:
         value = constant(formal.default, scope) if formal.default is not None else None
-        if value is None or isinstance(value, Dim):
+        if value is None or (isinstance(value, Dim) and formal.name not in unrolled):
             sample = value.integer if isinstance(value, Dim) else None
             sizes[formal.name] = sample if sample is not None and sample > 0 else sizes.get(formal.name, 2)
             value = Dim.symbol(formal.name)
         values[formal.name] = tuple(value) if isinstance(value, list) else value
         scope.names[formal.name] = Constant(values[formal.name])
     return values
+
+
+def _range_names(node: Any) -> Iterator[str]:
+    """The names in the ranges of every `for`, `chain` and `sum` of a tree."""
+    stack, inside = [(node, False)], False
+    while stack:
+        part, inside = stack.pop()
+        if isinstance(part, tree.Name) and inside:
+            yield part.id
+        elif isinstance(part, tuple):
+            stack += [(p, inside) for p in part]
+        elif is_dataclass(part) and not isinstance(part, Span):
+            ranged = isinstance(part, (tree.For, tree.Chain, tree.Sum))
+            stack += [(v, inside or (ranged and k == "range")) for k, v in vars(part).items() if k != "span"]

@@ -39,7 +39,9 @@ block NAME_model(d = 64) {
 
 train NAME_run {
   model = NAME_model(d = 64)
-  minimize cross_entropy(y, data.target) by adamw(lr = 3e-3)
+  # The data gives two streams: `byte`, and `next`, the byte that follows it.
+  minimize cross_entropy(model(byte), next) by adamw(lr = 3e-3)
+  steps = 200  batch = 8  length = 256
 }
 """
 

@@ -125,9 +125,10 @@ class Writer:
         return self._operation(e, depth)
 
     def _named(self, a: Ref) -> bool:
-        e = self.equations[a.name]
-        line = e.span.source.line(e.span.line) if e.span.source.text else ""
-        return "." not in a.name and a.name not in ("t", "c") and f"{a.name} =" in line
+        """Whether the author gave this equation its name: `name =` stands right before it."""
+        span = self.equations[a.name].span
+        before = span.source.text[: span.start].rstrip()
+        return before.endswith("=") and before[:-1].rstrip().endswith(a.name) and "." not in a.name
 
     def _operation(self, e: Equation, depth: int) -> str:
         args = [self.expression(x, depth + 1) for x in e.args]

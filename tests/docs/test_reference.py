@@ -29,7 +29,8 @@ def page(name):
 
 @pytest.mark.parametrize("block", SPECS, ids=lambda b: b.id)
 def test_block(block):
-    assert problems(block) == []
+    found = problems(block)
+    assert not found, "\n" + "\n".join(found)
 
 
 @pytest.mark.parametrize("block", RUN, ids=lambda b: b.id)

@@ -195,20 +195,27 @@ def compare(c: Case, reference: Reference, runs: list[tuple[torch.nn.Module, flo
         for n, v in reference.y.items():
             assert y[n].dtype == dtype and y[n].shape == v[:batch, :T].shape, (n, y[n].dtype, y[n].shape, v.shape)
             off[f"output {n}"] = distance(y[n], v[:batch, :T]), limit
-        for n in set(c.states) & set(state):
+        held = sorted(set(c.states) & set(state))
+        wanted = [reference.states[T][n][:batch] for n in held]
+        size = sum(v.double().square().sum() for v in wanted) ** 0.5
+        for n, v in zip(held, wanted, strict=True):
             assert not state[n].is_floating_point() or state[n].dtype == dtype, (n, state[n].dtype)
-            off[f"state {n}"] = distance(state[n], reference.states[T][n][:batch]), limit
+            # In float32 a state that has nearly died out is measured by those beside it.
+            far = (state[n].double() - v.double()).norm().item()
+            off[f"state {n}"] = (far / size.item() if dtype == torch.float32 and far else distance(state[n], v)), limit
         if grad:
             rounding = None
             for n, g in gradients(module, x, y, w).items():
                 exact = _part(expected, n, batch, T)
                 found = distance(g, exact)
-                if not found <= limit and dtype == torch.float32:
-                    # Where a gradient nearly cancels, so that float32 itself loses digits, the whole gradient is the measure.
-                    rounding = rounding or _rounding(c, module, x, w, expected, batch, T)
-                    if rounding[n] > limit / 30:
+                if not found <= limit:
+                    # Where a gradient vanishes or nearly cancels, so that float32 itself loses digits, the whole gradient is the measure.
+                    if dtype == torch.float32 and exact is not None and exact.any():
+                        rounding = rounding or _rounding(c, module, x, w, expected, batch, T)
+                    if rounding is None or rounding[n] > limit / 30:
                         total = sum(v.square().sum() for v in expected.values() if v is not None).sqrt()
-                        found = ((g.double() - exact).norm() / total).item()
+                        vanishes = rounding is not None or exact is None or not exact.any()
+                        found = ((g.double() - (0 if exact is None else exact)).norm() / total).item() if vanishes else found
                 off[f"gradient of {n}"] = found, limit
         wrong += [f"T={T} batch={batch} {dtype} {n}: off by {a:.1e}, allowed {b:.0e}" for n, (a, b) in off.items() if not a <= b]
     assert not wrong, "\n" + "\n".join(wrong)
