@@ -87,6 +87,8 @@ def _narrow(work: Rewriter, value: Atom, wanted: Type) -> Atom:
     return value
 
 
+ENTRYWISE = {"neg", "copy", "exp", "log", "sqrt", "abs", "tanh", "sigmoid", "softplus", "silu", "relu", "stop", "unit", "norm", "softmax"}
+
 Pullback = Callable[[Rewriter, tuple[Atom, ...], Atom, Atom], Atom | None]
 # op -> one pullback an argument: (work, args, result, cotangent) -> cotangent of the argument; None passes nothing.
 PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
@@ -115,8 +117,8 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     "stop": (lambda w, a, y, c: None,),
     "dot": (lambda w, a, y, c: w.mul(c, a[1]), lambda w, a, y, c: w.mul(c, a[0])),
     "sqnorm": (lambda w, a, y, c: w.mul(w.mul(Num(2.0), c), a[0]),),
-    "sum": (lambda w, a, y, c: w.emit("fill", c, a[0]),),
-    "mean": (lambda w, a, y, c: w.emit("fill", w.emit("div", c, _size(w, a[0])), a[0]),),
+    "sum": (lambda w, a, y, c: w.emit("fill", c, _shaped(w, a[0])),),
+    "mean": (lambda w, a, y, c: w.emit("fill", w.emit("div", c, _size(w, a[0])), _shaped(w, a[0])),),
     "unit": (lambda w, a, y, c: _normalised(w, a[0], y, c, Num(1.0)),),
     "norm": (lambda w, a, y, c: _normalised(w, a[0], y, c, _size(w, a[0])),),
     "softmax": (lambda w, a, y, c: w.mul(y, w.emit("sub", c, w.emit("dot", c, y))),),
@@ -166,6 +168,14 @@ def _normalised(work: Rewriter, a: Atom, y: Atom, c: Atom, n: Atom) -> Atom:
     r = work.emit("sqrt", work.add(work.emit("div", work.emit("sqnorm", a), n), Num(1e-6)))
     inner = work.emit("div", work.emit("dot", y, c), n)
     return work.emit("div", work.emit("sub", c, work.mul(inner, y)), r)
+
+
+def _shaped(work: Rewriter, a: Atom) -> Atom:
+    """A stream shaped like one that may be computed for nothing but its shape."""
+    e = work.equations.get(a.name) if isinstance(a, Ref) else None
+    while e is not None and e.op in ENTRYWISE and isinstance(e.args[0], Ref):
+        a, e = e.args[0], work.equations.get(e.args[0].name)
+    return a
 
 
 def _size(work: Rewriter, a: Atom) -> Atom:

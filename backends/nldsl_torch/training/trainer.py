@@ -170,7 +170,8 @@ def _results(report: Report, *, with_sample: bool) -> str:
     sample = f"\n\n{report.sample}" if with_sample else ""
     return (
         f"held-out text    {report.heldout_bpb:.3f} bits per byte, loss {bits_to_nats(report.heldout_bpb):.3f} nats\n"
-        f"order-3 context  {report.baseline_bpb:.3f} bits per byte (orders mixed evenly; {report.smoothed_baseline_bpb:.3f} with Witten-Bell weights){rate}{sample}"
+        f"order-3 context  {report.baseline_bpb:.3f} bits per byte (orders mixed evenly; "
+        f"{report.smoothed_baseline_bpb:.3f} with Witten-Bell weights){rate}{sample}"
     )
 
 
