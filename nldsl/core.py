@@ -12,7 +12,6 @@ only operation with a body (an `Objective`); the pass `differentiate` replaces i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,12 +207,3 @@ class Unit:
     instances: tuple[Instance, ...]
     outputs: tuple[tuple[str, Atom], ...]
     span: Span = _span()
-
-
-def refs(args: tuple[Atom, ...]) -> Iterator[str]:
-    """The names read at this tick."""
-    return (a.name for a in args if isinstance(a, Ref))
-
-
-def lasts(args: tuple[Atom, ...]) -> Iterator[str]:
-    return (a.name for a in args if isinstance(a, Last))

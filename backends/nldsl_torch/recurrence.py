@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
-from nldsl.lower.affine import Read, Vector
+from nldsl.lower.affine import Read
 from nldsl.lower.plan import Form
 from nldsl.lower.rewrite import number
 from nldsl.lower.schedule import Recurrence
@@ -145,10 +145,6 @@ class RecurrenceWriter:
         for vector in self.form.machine.vectors.values():
             wanted.update({name: None for name, _ in vector.reads})
         return [self.form.machine.reads[name] for name in wanted]
-
-    def vector_of(self, output: str) -> Vector:
-        assert self.form.machine is not None
-        return self.form.machine.vectors[output]
 
 
 def _tuple(items: list[str]) -> str:

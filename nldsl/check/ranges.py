@@ -42,8 +42,6 @@ from nldsl.check.interval import (
 )  # fmt: skip
 from nldsl.core import Atom, Equation, Input, Num, Param, Ref, Type, Unit
 
-SYMMETRIC = Interval(-1.0, 1.0)
-
 
 @dataclass
 class Ranges:

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from nldsl import tree
-from nldsl.core import Atom, Equation, Init, Input, Instance, Last, Memory, Num, Objective, Param, Ref, State, Type
+from nldsl.core import Atom, Equation, Input, Instance, Memory, Objective, Param, Ref, State
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.elaborate.scope import Sizes
 from nldsl.names import identifier
@@ -92,14 +91,3 @@ class Builder:
                 rest.append(equation)
         self.equations[start:] = rest
         box.append(Objective(formal, tuple(body), result, span))
-
-
-def is_zero(init: Init) -> bool:
-    return isinstance(init, (int, float)) and init == 0
-
-
-def place(node: tree.Expr | tree.Stmt, text: str = "") -> Label:
-    return Label(node.span, text)
-
-
-__all__ = ["BUDGET", "Builder", "Last", "Num", "Skip", "Type", "is_zero", "place"]

@@ -276,6 +276,3 @@ class Expressions:
     def because(self, scope: Scope, name: str) -> tuple[Label, ...]:
         found = scope.find(name)
         return (Label(found.span, f"`{name}` is declared here"),) if found is not None and found.span is not None else ()
-
-
-__all__ = ["Expressions", "Num"]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Axis, Input, Instance, Param, Ref, Type, Unit
+from nldsl.core import Axis, Input, Instance, Param, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.memories import Memories
-from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
+from nldsl.elaborate.scope import Called, Constant, Operator, Scope, Sizes, Stream
 from nldsl.vocabulary import WORDS
 
 
@@ -306,6 +306,3 @@ def _home(scope: Scope, name: tree.Declared) -> Scope:
     while scope.suffix and scope.parent is not None:
         scope = scope.parent
     return scope
-
-
-__all__ = ["Remembered", "Type", "elaborate_unit"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from nldsl.core import Atom, Equation, Last, Num, Ref
-from nldsl.lower.rewrite import Rewriter, number
+from nldsl.lower.rewrite import Rewriter
 from nldsl.source import Span
 from nldsl.vocabulary import is_number
 
@@ -305,7 +305,3 @@ def _triangular(domain: _Domain, group: list[Equation]) -> tuple[str, ...]:
         for s in free:
             del waiting[s]
     return tuple(order)
-
-
-def is_zero(atom: Atom) -> bool:
-    return number(atom) == 0.0

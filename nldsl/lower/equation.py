@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from nldsl.core import Atom, Equation, Last, Num, Ref
-from nldsl.lower.affine import Factor, Machine, Operator, Read, Vector, Write
+from nldsl.lower.affine import Factor, Operator, Read, Vector, Write
 from nldsl.lower.plan import Form, Plan
 from nldsl.lower.rewrite import number
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^"}
 LETTERS = "abcefghijlmnprstuwz"
-SHORT = 12
 
 
 class Writer:
@@ -183,6 +182,3 @@ def _bracket(text: str) -> str:
 def machine_text(plan: Plan, form: Form) -> list[str]:
     """The lines of a machine."""
     return Writer(plan, form).lines()
-
-
-__all__ = ["Machine", "machine_text"]

@@ -39,15 +39,16 @@ def run_console(block: Block, folder: Path, environment: dict[str, str]) -> str:
     return "\n".join(line.rstrip() for line in out).rstrip("\n") + "\n"
 
 
-def run_doctest(block: Block, folder: Path) -> str:
-    """What doctest has to say about a block; the empty text if all is well."""
+def run_doctest(block: Block, folder: Path, names: dict[str, object]) -> str:
+    """What doctest has to say about a block; the empty text if all is well. `names` are those of the page so far."""
     said: list[str] = []
-    test = doctest.DocTestParser().get_doctest(block.text, {}, block.id, str(block.page), block.line - 1)
+    test = doctest.DocTestParser().get_doctest(block.text, names, block.id, str(block.page), block.line - 1)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     before = Path.cwd()
     os.chdir(folder)
     try:
-        runner.run(test, out=said.append)
+        runner.run(test, out=said.append, clear_globs=False)
+        names |= test.globs
     finally:
         os.chdir(before)
     return "".join(said)

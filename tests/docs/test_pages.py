@@ -12,6 +12,7 @@ SHOWN = [page for page in PAGES if any(b.kind in ("console", "pycon") for b in b
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_give_what_is_shown(page, tmp_path):
     environment = prepare(page, tmp_path)
+    names: dict[str, object] = {}
     for block in blocks(page):
         if block.kind == "console":
             found = run_console(block, tmp_path, environment)
@@ -20,7 +21,7 @@ def test_commands_give_what_is_shown(page, tmp_path):
             else:
                 assert found == block.text, f"{block.id}; NLDSL_UPDATE_DOCS=1 writes the new output into the page"
         elif block.kind == "pycon":
-            assert run_doctest(block, tmp_path) == ""
+            assert run_doctest(block, tmp_path, names) == ""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,0 +1,140 @@
+"""Compiled regions: eager numbers, no compilation for another length, batch or depth."""
+
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from nldsl_torch.streams import Region
+from torch._dynamo.utils import counters
+from torch_cases import Case, case, distance, gradients, outputs, weights, zoo
+
+STACK = """block stack(d, n) {
+  in x : real[d]
+  chain h = x over i in 0 .. n { h = h + gated_delta(norm(h), heads = 2) }
+  out y = h
+}
+"""
+
+
+@contextmanager
+def compiled(backend: str):
+    kept = Region.compiled, Region.backend
+    torch._dynamo.reset()
+    counters.clear()
+    Region.compiled, Region.backend = True, backend
+    try:
+        yield
+    finally:
+        Region.compiled, Region.backend = kept
+        torch._dynamo.reset()
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def stack(depth: int, d: int = 8) -> Case:
+    return case(zoo("gated_delta").text.read_text() + STACK, "stack", d=d, n=depth)
+
+
+def same_as_eager(c: Case, backend: str, shapes: list[tuple[int, int]], tolerance: float) -> None:
+    """Outputs and gradients of fresh modules, the first shape compiles."""
+    runs = []
+    for B, T in shapes:
+        x = c.input(B, T).requires_grad_()
+        y = outputs(c.module(x))
+        w = weights(y)
+        runs.append((x, y, w, gradients(c.module, x, y, w)))
+    with compiled(backend):
+        seen = None
+        for x, y, w, g in runs:
+            z = outputs(c.module(x))
+            for n, v in y.items():
+                assert distance(z[n], v) < tolerance, (n, x.shape)
+            for n, v in gradients(c.module, x, z, w).items():
+                assert distance(v, g[n]) < tolerance, (n, x.shape)
+            assert seen in (None, graphs()), f"{tuple(x.shape)} compiled again"
+            seen = graphs()
+        assert seen > 0
+
+
+SHAPES = [(2, 33), (2, 70), (3, 70), (1, 33), (4, 5), (1, 300)]
+
+
+@pytest.mark.parametrize("name", ["gated_delta", "kda", "titans_linear", "rwkv7", "sliding_window", "retnet"])
+def test_no_shape_compiles_again(name):
+    same_as_eager(zoo(name), "aot_eager", SHAPES, 1e-12)
+
+
+@pytest.mark.parametrize("first", [(1, 64), (2, 2), (1, 3)])
+def test_the_first_shape_does_not_matter(first):
+    """Not even a batch of one, or as many ticks as sequences."""
+    same_as_eager(zoo("gated_delta"), "aot_eager", [first, (3, 33), (1, 70), (2, 2)], 1e-12)
+
+
+def test_training_and_no_grad_share_what_they_can():
+    """Evaluation may compile once more, not once for every length."""
+    c = zoo("gated_delta")
+    with compiled("aot_eager"):
+        c.module(c.input(2, 33)).sum().backward()
+        with torch.no_grad():
+            c.module(c.input(2, 40))
+            seen = graphs()
+            for B, T in SHAPES:
+                c.module(c.input(B, T))
+        c.module(c.input(2, 50)).sum().backward()
+        assert graphs() == seen
+
+
+def test_depth_compiles_nothing():
+    """Equal layers share one class, and so one compiled function."""
+    found = {}
+    for depth in (1, 2, 4):
+        c = stack(depth)
+        with compiled("aot_eager"):
+            c.module(c.input(2, 40)).sum().backward()
+            found[depth] = graphs()
+        assert c.source().count("class GatedDelta") == 1
+    assert found[2] == found[4], found
+
+
+def test_many_shapes_do_not_exhaust_the_cache():
+    """Beyond the limit of recompilations dynamo would fall back to eager in silence."""
+    c = zoo("gated_delta")
+    with compiled("aot_eager"), torch.no_grad():
+        c.module(c.input(2, 40))
+        seen = graphs()
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for T in (2, 3, 5, 8, 31, 32, 64, 65, 100, 128):
+                for B in (1, 2, 5):
+                    c.module(c.input(B, T))
+        assert graphs() == seen
+
+
+@pytest.mark.inductor
+def test_inductor():
+    same_as_eager(zoo("gated_delta"), "inductor", [(2, 33), (1, 70), (3, 100)], 1e-10)
+
+
+@pytest.mark.inductor
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["kda", "titans_linear", "rwkv7", "sliding_window", "mamba2", "oja"])
+def test_inductor_more(name):
+    same_as_eager(zoo(name), "inductor", [(2, 33), (1, 70), (3, 100)], 1e-10)
+
+
+@pytest.mark.inductor
+@pytest.mark.soak
+def test_cold_compilation_is_bounded(capsys, tmp_path, monkeypatch):
+    """A stack of four layers, 512 ticks, forward and backward from an empty cache, under 30 s."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    c = stack(4, d=64)
+    m, x = c.single(), c.input(1, 512).float()
+    with compiled("inductor"):
+        start = time.perf_counter()
+        m(x).sum().backward()
+        took = time.perf_counter() - start
+        with capsys.disabled():
+            print(f" [cold compilation: {took:.1f} s]", end="")
+    assert took < 30
