@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from nldsl import tree
@@ -110,7 +111,7 @@ class Expressions:
         name, found = self.binding(expr, scope)
         match found:
             case Stream(atom, axes):
-                return self._seen_from(atom, axes, scope, expr.span)
+                return self._seen_from(replace(atom, span=expr.span), axes, scope, expr.span)
             case Operator(core, axes):
                 return self._seen_from(Ref(core, expr.span), axes, scope, expr.span)
             case Variable(atom):
