@@ -12,6 +12,7 @@ only operation with a body (an `Objective`); the pass `differentiate` replaces i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,3 +208,8 @@ class Unit:
     instances: tuple[Instance, ...]
     outputs: tuple[tuple[str, Atom], ...]
     span: Span = _span()
+
+
+def refs(args: tuple[Atom, ...]) -> Iterator[str]:
+    """The names read at this tick."""
+    return (a.name for a in args if isinstance(a, Ref))

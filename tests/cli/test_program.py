@@ -21,7 +21,13 @@ block net(d, cell, rates = [0.1, 0.2]) {
   in x : real[d]
   out y = cell(sum(r * x for r in rates))
 }
-train run { model = cell(d = 64) }
+block lm(d = 8) {
+  in x : int[256]
+  param embed : 256 -> d
+  param head : d -> 256
+  out y = head(cell(embed(x)))
+}
+train run { model = lm(d = 64)  minimize cross_entropy(model(byte), next) by adamw }
 """
 
 
@@ -31,7 +37,7 @@ def program():
 
 
 def test_what_a_program_lists(program):
-    assert program.blocks == ("cell", "net")
+    assert program.blocks == ("cell", "net", "lm")
     assert list(program.rules) == ["mine"] and "momentum" in program.all_rules
     assert list(program.trains) == ["run"]
     assert program.diagnostics == ()
@@ -101,7 +107,7 @@ def test_load_raises_all_errors_at_once():
 def test_load_a_file(tmp_path):
     path = tmp_path / "a.nl"
     path.write_text("\ufeff" + TEXT, encoding="utf-8")
-    assert nldsl.load(path).blocks == nldsl.load(str(path)).blocks == ("cell", "net")
+    assert nldsl.load(path).blocks == nldsl.load(str(path)).blocks == ("cell", "net", "lm")
     with pytest.raises(nldsl.NlError, match="NL801"):
         nldsl.load(tmp_path / "b.nl")
 

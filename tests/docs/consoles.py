@@ -55,7 +55,8 @@ def run_doctest(block: Block, folder: Path, names: dict[str, object]) -> str:
 
 
 def replace(page: Path, old: Block, text: str) -> None:
-    """Write the outputs of a console block into its page."""
+    """Write the outputs of a console block into its page, unless nldsl itself has failed."""
+    assert not any(sign in text for sign in ("NL808", "NL899", "Traceback")), text
     content = page.read_text(encoding="utf-8")
     assert content.count(f"```console\n{old.text}```") == 1, f"{old.id}: this block stands twice"
     page.write_text(content.replace(f"```console\n{old.text}```", f"```console\n{text}```"), encoding="utf-8")

@@ -45,3 +45,9 @@ def test_the_picture_is_what_the_command_draws(tmp_path):
     if UPDATE:
         shown.write_text(drawn)
     assert shown.read_text() == drawn
+
+
+def test_the_zoo_is_as_short_as_it_says():
+    most = int(re.search(r"at most (\d+) lines", TEXT)[1])
+    lengths = [len((ROOT / "examples" / f"{name}.nl").read_text().splitlines()) for name in ZOO]
+    assert max(lengths) <= most
