@@ -56,7 +56,7 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     cost = f"    cost    {_sum(tick_flops(found, step))} FLOPs a token when decoding"
     lines.append(cost)
     if chunked is not None:
-        lines.append(f"            about {_sum(chunked)} in chunks of 32")
+        lines.append(f"            about {_sum(chunked)} in chunks of {form.chunk}")
     return lines
 
 

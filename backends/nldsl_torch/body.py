@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -109,6 +110,18 @@ def _compound(text: str) -> bool:
         if depth == 0 and char in "+-*/" and (i > 0 or char == "-") and not (char == "-" and text[i - 1 : i] == "e"):
             return True
     return False
+
+
+def renamed(code: str, local: set[str]) -> str:
+    """Code with its local names numbered as they appear: equal for functions that differ in them only."""
+    numbers: dict[str, str] = {}
+
+    def number(found: re.Match[str]) -> str:
+        name = found[0]
+        return numbers.setdefault(name, f"_{len(numbers)}") if name in local else name
+
+    # Not in strings, not attributes, not keywords of a call.
+    return re.sub(r'"[^"]*"|(?<![\w.])[A-Za-z_]\w*+(?!=)', number, code)
 
 
 def ordered(equations: Iterable[Equation]) -> list[Equation]:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nldsl.core import Atom
-from nldsl.lower.affine import Factor, Operator, Read, Vector, Write
-from nldsl.lower.plan import Form
+from nldsl.lower.affine import Factor, Read, Vector, Write
+from nldsl.lower.plan import Form, operators_of
 from nldsl.lower.rewrite import number
 
 Text = Callable[[Atom], str]
@@ -43,14 +43,11 @@ class Kernels:
         self.unknown = self.machine.unknown
         self.known = tuple(w for w in self.machine.writes if w.unknown is None)
         self.order = {w.name: f"_{n}" for n, w in enumerate((*self.unknown, *self.known), 1)}
-        self.by_channel = any(self.channels(f) is not None for o in self._operators() for _, f in o.terms)
+        self.by_channel = any(self.channels(f) is not None for o in operators_of(self.machine) for _, f in o.terms)
         self._raw_fill: list[str] = []
         self.named: dict[str, str] = {}
         self.cross = [r for r in self.outputs if r.operator.transposed != self.form.transposed]
         self.aligned = [r for r in self.outputs if r.operator.transposed == self.form.transposed]
-
-    def _operators(self) -> list[Operator]:
-        return [*self.machine.next.values(), *(r.operator for r in self.machine.reads.values())]
 
     def channels(self, f: Factor) -> Atom | None:
         return f.values if self.form.transposed else f.keys

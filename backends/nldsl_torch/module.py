@@ -12,7 +12,7 @@ from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Attention, Call, Recurrence, Region
 from nldsl.names import identifier
 from nldsl_torch import ops
-from nldsl_torch.body import Body, Names, ordered
+from nldsl_torch.body import Body, Names, ordered, renamed
 from nldsl_torch.initial import initial, is_zeros, size
 from nldsl_torch.recurrence import RecurrenceWriter
 
@@ -29,6 +29,7 @@ class ClassWriter:
     functions: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     carried: dict[str, str] = field(default_factory=dict)  # state key -> expression of its first value
+    shared: dict[str, str] = field(default_factory=dict)  # a region with its local names numbered -> its function
 
     def __post_init__(self) -> None:
         unit = self.plan.unit
@@ -194,16 +195,19 @@ class ClassWriter:
         fixed = [r for r in body.reads if r in self.static]
         args = [names.of(r) for r in streams] + list(pasts.values()) + [names.of(r) for r in fixed] + (["tick"] if tick else [])
         gives = [names.of(o) for o in outputs] + list(pasts.values())
-        fn = f"{self.prefix}_region_{n}"
-        self.functions += [
-            f"@region(streams={len(streams)}, pasts={len(pasts)})",
-            f"def {fn}({', '.join(args)}):",
-            f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
-            *(f"    {line}" for line in body.lines),
-            f"    return {', '.join(gives)}{',' if len(gives) == 1 else ''}",
-            "",
-            "",
-        ]
+        rest = [*body.lines, f"return {', '.join(gives)}{',' if len(gives) == 1 else ''}"]
+        # Equal regions, of the links of a chain, are one function and so compiled once.
+        key = renamed("\n".join([f"{len(streams)} {len(pasts)} {', '.join(args)}", *rest]), {*names.taken.values(), "tick"})
+        fn = self.shared.setdefault(key, f"{self.prefix}_region_{n}")
+        if fn == f"{self.prefix}_region_{n}":
+            self.functions += [
+                f"@region(streams={len(streams)}, pasts={len(pasts)})",
+                f"def {fn}({', '.join(args)}):",
+                f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
+                *(f"    {line}" for line in rest),
+                "",
+                "",
+            ]
         held = [f'state["{key}"]' for key in pasts]
         call = [self.local(r) for r in streams] + held + [self.local(r) for r in fixed] + (['state["tick"]'] if tick else [])
         targets = [self.local(o) for o in outputs] + [f'new["{key}"]' for key in pasts]
@@ -322,7 +326,7 @@ class ClassWriter:
         say("    xs = [")
         self.forward += [f"        {x}," for x in packed]
         say("    ]")
-        say(f"    reads, s = segments({prefix}_chunks, xs, s, {1 + len(axes)}, 64)")
+        say(f"    reads, s = segments({prefix}_chunks, xs, s, {1 + len(axes)}, {form.chunk})")
         back = [f'new["{s}"]' for s in machine.states]
         if len(back) == 1:
             say(f"    {back[0]} = s{'.mT' if form.transposed else ''}.to(state[{machine.states[0]!r}].dtype)")

@@ -14,9 +14,6 @@ from nldsl_torch import ops
 from nldsl_torch.body import CHUNK_LOCALS, Body, Names, ordered
 from nldsl_torch.chunks import Chunks, stream_atoms
 
-CHUNK = {"solve": 32, "closed": 64}
-CHANNEL_CHUNK = 32
-
 
 @dataclass(frozen=True)
 class Function:
@@ -114,12 +111,8 @@ class RecurrenceWriter:
         dk = ops.literal(state.codomain if self.form.transposed else state.domain)
         work = Chunks(self.form, vector, scalar, dk, reads)
         body = work.write()
-        channels = work.by_channel
-        size = CHANNEL_CHUNK if channels else CHUNK[self.form.name]
-        while size > 4 and size * len(self.form.machine.unknown) > 64:
-            size //= 2
         args = [names.of(a.name) for a in (*vectors, *scalars)]
-        lines = [f"def {self.prefix}_chunks({', '.join(args)}, s, C={size}):",
+        lines = [f"def {self.prefix}_chunks({', '.join(args)}, s, C={self.form.chunk}):",
                  f'    """{self._what()}, by chunks of C ticks: streams [B, axes.., T, d] and [B, axes.., T]."""']
         lines += [f"    # {n.span.where}  {n.span.source.line(n.span.line).strip()}" for n in self._sources()]
         lines += [f"    #   {text}" for text in self.equation]

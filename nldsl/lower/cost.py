@@ -8,7 +8,6 @@ from nldsl.lower.plan import Form, Plan
 from nldsl.lower.schedule import Attention, Recurrence, Region
 
 BYTES = Dim.of(4)
-CHUNK = Dim.of(32)
 
 
 def copies(axes: tuple[Axis, ...]) -> Dim:
@@ -76,8 +75,8 @@ def tick_flops(plan: Plan, step: Recurrence) -> Dim:
 
 
 def chunk_flops(plan: Plan, step: Recurrence, form: Form) -> Dim | None:
-    """One token of the chunk form: scores, the inverse, and products with states, at 32 ticks a chunk."""
-    machine = form.machine
+    """One token of the chunk form: scores, the inverse, and products with states."""
+    machine, chunk = form.machine, Dim.of(form.chunk)
     if machine is None:
         return None
     state = plan.types[machine.states[0]]
@@ -85,10 +84,10 @@ def chunk_flops(plan: Plan, step: Recurrence, form: Form) -> Dim | None:
     n, u = Dim.of(len(machine.states)), Dim.of(len(machine.unknown))
     writes, reads = Dim.of(len(machine.writes)), Dim.of(len(machine.vectors))
     two = Dim.of(2)
-    scores = two * CHUNK * known * (u * writes + reads * writes)
-    solve = two * u * (other * (n * known + u * CHUNK)) + u * u * u * CHUNK * CHUNK * Dim.of(1) / Dim.of(3)
+    scores = two * chunk * known * (u * writes + reads * writes)
+    solve = two * u * (other * (n * known + u * chunk)) + u * u * u * chunk * chunk * Dim.of(1) / Dim.of(3)
     move = two * writes * n * known * other
-    out = two * reads * other * (n * known + writes * CHUNK)
+    out = two * reads * other * (n * known + writes * chunk)
     return copies(state.axes) * (scores + solve + move + out)
 
 

@@ -15,7 +15,7 @@ import networkx as nx
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError
-from nldsl.lower.affine import Factor, Machine, NotLinear, analyse
+from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
 from nldsl.lower.copies import remove_copies
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 from nldsl.lower.implicit import solve_implicit
@@ -43,6 +43,7 @@ class Form:
         machine: of closed and solve.
         scan: of scan.
         retention: of each state of the machine.
+        chunk: ticks a chunk; changes no result beyond rounding.
         transposed: the unknown side of the writes is the key side, so the machine runs on transposed states.
     """
 
@@ -52,6 +53,7 @@ class Form:
     retention: Mapping[str, Retention] | None = None
     transposed: bool = False
     scan: Scan | None = None
+    chunk: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,22 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         return Form("loop", f"{refused.why} ({refused.span.where})")
     if machine.unknown:
         why = "closed needs writes that do not depend on the state, and the objective reads it"
-        return Form("solve", why, machine, retention, transposed)
-    return Form("closed", "", machine, retention, transposed)
+        return Form("solve", why, machine, retention, transposed, chunk=_chunk(machine, transposed))
+    return Form("closed", "", machine, retention, transposed, chunk=_chunk(machine, transposed))
+
+
+def _chunk(machine: Machine, transposed: bool) -> int:
+    """Ticks a chunk: 64, 32 where something is solved or retention is by channel, fewer with several unknowns a tick."""
+    factors = [f for o in operators_of(machine) for _, f in o.terms]
+    by_channel = any((f.values if transposed else f.keys) is not None for f in factors)
+    size = 32 if machine.unknown or by_channel else 64
+    while size > 4 and size * len(machine.unknown) > 64:
+        size //= 2
+    return size
+
+
+def operators_of(machine: Machine) -> list[Operator]:
+    return [*machine.next.values(), *(r.operator for r in machine.reads.values())]
 
 
 def _orientation(machine: Machine) -> bool:
@@ -165,7 +181,7 @@ def _channels_fit(machine: Machine, transposed: bool) -> None:
     def by_channel(f: Factor) -> bool:
         return (f.values if transposed else f.keys) is not None
 
-    operators = [*machine.next.values(), *(r.operator for r in machine.reads.values())]
+    operators = operators_of(machine)
     span = machine.writes[0].span if machine.writes else next(iter(machine.reads.values())).span
     if any(wrong(f) for o in operators for _, f in o.terms):
         raise NotLinear("channels are scaled on the side that depends on the state", span)
@@ -184,8 +200,7 @@ def machine_inputs(form: Form) -> set[str]:
     if form.machine is None or form.retention is None:
         return set()
     atoms: list[Atom | None] = []
-    operators = [*form.machine.next.values(), *(r.operator for r in form.machine.reads.values())]
-    for operator in operators:
+    for operator in operators_of(form.machine):
         for _, factor in operator.terms:
             atoms += [factor.number, factor.keys, factor.values]
     for write in form.machine.writes:
