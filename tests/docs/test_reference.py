@@ -112,6 +112,18 @@ def test_every_setting_of_a_train_block_is_named():
     assert {a for arguments in OPTIMIZERS.values() for a in arguments if f"`{a}`" not in page("train")} == set()
 
 
+def test_defaults_of_a_train_block_are_right():
+    from nldsl_torch.training.spec import TrainSpec
+
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", page("train"), re.M)
+    said = {n.strip(" `"): d.strip(" `") for names, defaults in rows for n, d in zip(names.split(","), defaults.split(","))}
+    fields = {name: field.default for name, field in TrainSpec.__dataclass_fields__.items() if name in said and name != "data"}
+    assert {n: "none" if v is None else str(v) for n, v in fields.items()} == {n: said[n] for n in fields}
+    assert SETTINGS - said.keys() == {"model"}
+    for arguments in OPTIMIZERS.values():
+        assert {a: float(re.search(rf"`{a}` (\d[\d.e-]*\d)", page("train"))[1]) for a in arguments} == arguments
+
+
 def test_every_keyword_is_named():
     grammar = (ROOT / "grammar" / "nl.lark").read_text(encoding="utf-8")
     words = set(re.findall(r'"([a-z]+)"', grammar.partition("// --- tokens")[0]))

@@ -10,6 +10,7 @@ from torch_programs import HEAD
 
 import nldsl_torch.recurrence as recurrence
 from nldsl.diagnostics import NlError
+from nldsl.lower import plan
 
 numbers = st.sampled_from(["a", "b", "c", "0.9", "0.5 * b", "1 - 0.5 * c", "1", "exp(-softplus(sum(v)))"])
 rates = st.sampled_from(["0.4 * b", "0.3", "0.5 * a * c", "0"])
@@ -64,17 +65,15 @@ programs = st.one_of(
 @contextmanager
 def small_chunks(size=4):
     """Chunks of four ticks, so that a short sequence has several."""
-    kept = recurrence.CHUNK, recurrence.CHANNEL_CHUNK
-    recurrence.CHUNK, recurrence.CHANNEL_CHUNK = dict.fromkeys(kept[0], size), size
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_chunk", lambda machine, transposed: size)
         yield
-    finally:
-        recurrence.CHUNK, recurrence.CHANNEL_CHUNK = kept
 
 
 def same(text: str, refused: tuple[str, ...] = ()) -> None:
     with small_chunks():
         c = case(text, "m", d=3)
+        assert all(f.chunk == 4 for f in c.forms.values() if f.machine) or refused
         try:
             c.module  # noqa: B018
         except NlError as wrong:
