@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from nldsl.check.levels import levels
 from nldsl.core import State
 from nldsl.lower.cost import attention, chunk_flops, map_flops, state_bytes, tick_flops
 from nldsl.lower.equation import machine_text
 from nldsl.lower.plan import Plan, plan
 from nldsl.lower.schedule import Recurrence
-from nldsl.program import Program
+from nldsl.program import Elaborated, Program
+from nldsl.render.text import levels_text
 
 
 def explain(program: Program) -> str:
@@ -20,18 +22,25 @@ def explain_block(program: Program, block: str) -> str:
     elaborated = program.symbolic(block)
     found = plan(elaborated.unit, dict(elaborated.types[elaborated.key]))
     lines = [f"block {block}  ({elaborated.unit.span.where})"]
-    for step in found.steps:
-        if isinstance(step, Recurrence):
-            lines += _recurrence(found, step)
+    recurrences = [step for step in found.steps if isinstance(step, Recurrence)]
+    for step in sorted(recurrences, key=lambda r: min(e.span.start for e in r.equations if e.name in r.states)):
+        lines += _recurrence(found, step)
     lines += _stores(found)
     for instance in found.unit.instances:
         lines.append(f"  {instance.name}: the block `{instance.block}`")
     lines.append(f"  maps      {_sum(map_flops(found))} FLOPs a token, for all ticks at once")
     lines.append(f"  state     {_sum(state_bytes(found))} bytes a sequence (float32)")
+    lines += [f"  {'levels' if n == 0 else '      '}    {line}" for n, line in enumerate(_levels(elaborated))]
     defaults = _defaults(found)
     if defaults:
         lines.append("  defaults  " + "\n            ".join(defaults))
     return "\n".join(lines)
+
+
+def _levels(elaborated: Elaborated) -> list[str]:
+    """The levels of the block with all blocks in it, slowest first; a large model's are left to `nldsl graph`."""
+    found = levels_text(levels(elaborated.units, elaborated.key)).splitlines()
+    return found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more"]
 
 
 def _sum(value: object) -> str:

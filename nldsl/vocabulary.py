@@ -85,7 +85,7 @@ def product(types: list[Type], attrs: Attrs) -> Type:
 
 def on_vectors(types: list[Type], attrs: Attrs) -> Type:
     t = types[0]
-    if t.kind != "real" or not t.shape:
+    if t.kind != "real" or len(t.shape) != 1:
         raise Mismatch("this acts on a vector", "real[n]", _plain(t))
     return t
 
@@ -183,7 +183,11 @@ def attended(types: list[Type], attrs: Attrs) -> Type:
 
 
 def rotated(types: list[Type], attrs: Attrs) -> Type:
-    return on_vectors(types, attrs)
+    t = on_vectors(types, attrs)
+    size = t.shape[0].integer
+    if size is not None and size % 2:
+        raise Mismatch("channels are turned in pairs", "an even number of channels", _plain(t))
+    return t
 
 
 def entropy(types: list[Type], attrs: Attrs) -> Type:

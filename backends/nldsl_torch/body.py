@@ -120,8 +120,8 @@ def renamed(code: str, local: set[str]) -> str:
         name = found[0]
         return numbers.setdefault(name, f"_{len(numbers)}") if name in local else name
 
-    # Not in strings, not attributes, not keywords of a call.
-    return re.sub(r'"[^"]*"|(?<![\w.])[A-Za-z_]\w*+(?!=)', number, code)
+    # Not in comments and strings, not attributes, not keywords of a call.
+    return re.sub(r'#.*|"[^"]*"|(?<![\w.])[A-Za-z_]\w*+(?!=)', number, code)
 
 
 def ordered(equations: Iterable[Equation]) -> list[Equation]:

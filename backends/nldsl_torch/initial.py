@@ -9,6 +9,9 @@ from nldsl.dims import Dim
 from nldsl_torch.ops import literal
 
 
+WHOLE = {"zeros", "ones", "eye", "normal", "uniform"}  # tensors of the wanted shape
+
+
 def size(type: Type) -> tuple[int, ...]:
     """The shape of a tensor of a type: axes, then shape."""
     dims = [*(a.size for a in type.axes), *type.shape]
@@ -20,7 +23,9 @@ def size(type: Type) -> tuple[int, ...]:
 def initial(init: Init, type: Type) -> str:
     """An expression for a fresh tensor of a type."""
     text = _value(init, size(type), type.axes, len(type.shape))
-    return text if text.startswith(("torch.", "(torch.")) else f"torch.full({size(type)}, {text})"
+    if isinstance(init, tuple) and init[0] in WHOLE:
+        return text
+    return f"torch.as_tensor({text}).expand({size(type)}).clone()" if "torch." in text else f"torch.full({size(type)}, {text})"
 
 
 def is_zeros(init: Init) -> bool:

@@ -70,7 +70,9 @@ def _retentions(reading: Reading, ranges: Ranges, state: State) -> list[Diagnost
 
 
 def _bounded(factor: Atom, text: str) -> str | None:
-    return None if isinstance(factor, Num) else f"sigmoid({text})"
+    if isinstance(factor, Num):
+        return None
+    return f"exp(-softplus({text[4:]})" if text.startswith("exp(") and text.endswith(")") else f"sigmoid({text})"
 
 
 def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -> list[Diagnostic]:

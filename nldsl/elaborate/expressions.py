@@ -94,6 +94,10 @@ class Expressions:
         raise self.b.fail("NL103", "only a name can stand here", expr.span, expected="a name")
 
     def _unknown(self, name: str, span: Span, scope: Scope) -> None:
+        if name in ("g", "w"):
+            what = "the gradient" if name == "g" else "what learns"
+            raise self.b.fail("NL406", f"`{name}` is {what} inside a rule, and this is not one", span, expected="a name of this block",
+                              help="rule mine(rate) { update last w - rate * g }")  # fmt: skip
         near = did_you_mean(name, scope.visible() | {w for w in WORDS if WORDS[w].user})
         help = f"did you mean `{near}`?" if near else None
         raise self.b.fail("NL101", f"nothing is called `{name}` here", span, found=f"`{name}`", help=help)

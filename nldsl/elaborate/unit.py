@@ -172,7 +172,7 @@ class Statements(Memories):
                 self.b.outputs.append((name.id, self.atom(tree.Name(name.id, name.span), scope)))
             case tree.Out(name, expr):
                 assert expr is not None
-                self._equation(name.id, expr, declared, scope)
+                self.atom(expr, scope, declared, declared)
                 self.b.outputs.append((name.id, Ref(declared, name.span)))
             case tree.Each():
                 inner, work = declared

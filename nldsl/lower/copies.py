@@ -1,10 +1,20 @@
-"""Copies removed: `b = a` makes every reader of `b` a reader of `a`, unless `b` is a state."""
+"""Copies removed: where `b = a`, or `b = 1 * a`, readers of `b` read `a`, unless `b` is a state."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from nldsl.core import Atom, Num, Ref, Unit
+from nldsl.core import Atom, Equation, Num, Ref, Unit
+from nldsl.lower.rewrite import number
+
+
+def _same(e: Equation) -> Atom | None:
+    """The argument an equation repeats."""
+    if e.op == "copy":
+        return e.args[0]
+    if e.op == "mul" and number(e.args[0]) == 1.0:
+        return e.args[1]
+    return None
 
 
 def remove_copies(unit: Unit) -> Unit:
@@ -13,7 +23,7 @@ def remove_copies(unit: Unit) -> Unit:
     >>> # y = copy(x), z = norm(y)   becomes   z = norm(x)
     """
     states = {s.name for s in unit.states}
-    source = {e.name: e.args[0] for e in unit.equations if e.op == "copy" and e.name not in states}
+    source = {e.name: same for e in unit.equations if e.name not in states and (same := _same(e)) is not None}
 
     def seen(atom: Atom) -> Atom:
         while isinstance(atom, Ref) and atom.name in source:

@@ -64,9 +64,17 @@ class Writer:
         """Whether its sign is flipped, and scale left right^T."""
         left, right = self.vector(w.left), self.vector(w.right)
         flipped = left.startswith("-") and _simple(left[1:])
-        return flipped, f"{scale}{_bracket(left[1:] if flipped else left)} {_bracket(right)}^T"
+        left = left[1:] if flipped else left
+        head, _, tail = left.partition(" (")
+        product = _simple(head) and tail.endswith(")") and _closes(f"({tail}")
+        return flipped, f"{scale}{left if product else _bracket(left)} {_bracket(right)}^T"
 
     def vector(self, v: Vector) -> str:
+        if len(v.reads) == 1 and v.constant is not None:
+            shared = self._shared(v.reads[0][1], v.constant)
+            if shared is not None:
+                inner = self.vector(Vector(((v.reads[0][0], Num(1.0)),), shared))
+                return f"{self.atom(v.reads[0][1])} ({inner})"
         text = ""
         for name, coefficient in v.reads:
             read = self.read(self.machine.reads[name])
@@ -85,6 +93,16 @@ class Writer:
             negative = constant.startswith("-")
             text += (f" - {constant[1:]}" if negative else f" + {constant}") if text else constant
         return text
+
+    def _shared(self, coefficient: Atom, constant: Atom) -> Atom | None:
+        """x where the constant is coefficient * x."""
+        e = self.equations.get(constant.name) if isinstance(constant, Ref) and number(coefficient) is None else None
+        if e is None or e.op != "mul":
+            return None
+        for factor, rest in (e.args, e.args[::-1]):
+            if self.expression(factor) == self.expression(coefficient):
+                return rest
+        return None
 
     def read(self, r: Read) -> str:
         probe = f" {_bracket(self.atom(r.probe))}"

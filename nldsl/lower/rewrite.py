@@ -77,7 +77,23 @@ class Rewriter:
         return self.define(self.fresh(hint), "transpose", (a,))
 
     def mul(self, a: Atom, b: Atom, hint: str = "t") -> Atom:
+        """a * b, with constant factors gathered."""
+        left, right = self._factors(a), self._factors(b)
+        if left is not None and right is not None and left[1] is None:
+            return self.emit("mul", Num(left[0] * right[0]), right[1], hint=hint) if right[1] is not None else Num(left[0] * right[0])
         return self.emit("mul", a, b, hint=hint)
+
+    def _factors(self, a: Atom) -> tuple[float, Atom | None] | None:
+        """A constant, or a constant times a stream."""
+        value = number(a)
+        if value is not None:
+            return value, None
+        e = self.equations.get(a.name) if isinstance(a, Ref) and a.name not in self.states else None
+        if e is not None and e.op == "mul":
+            for x, y in (e.args, e.args[::-1]):
+                if (inner := number(x)) is not None:
+                    return inner, y
+        return None
 
     def add(self, a: Atom, b: Atom, hint: str = "t") -> Atom:
         return self.emit("add", a, b, hint=hint)

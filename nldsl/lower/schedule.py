@@ -122,15 +122,14 @@ def _groups(unit: Unit, types: dict[str, Type], graph: nx.DiGraph) -> dict[str, 
     for component in nx.strongly_connected_components(graph):
         first, *others = component
         ties.add_edges_from((first, other) for other in others)
-    loops = {n for n in graph if graph.has_edge(n, n)}
     states = {s.name for s in unit.states}
     while True:
         group_of: dict[str, str] = {}
         for part in nx.connected_components(ties):
-            recurrent = len(part) > 1 or bool(part & loops) or any(n in states and types[n].kind == "map" for n in part)
-            label = min(part)
+            # Operators that no state takes part in are streams like any other.
+            label = f"*{min(part)}" if part & states else ""
             for name in part:
-                group_of[name] = f"*{label}" if recurrent else name
+                group_of[name] = label or name
         merged = nx.DiGraph((group_of[a], group_of[b]) for a, b in graph.edges if group_of[a] != group_of[b])
         rings = [c for c in nx.strongly_connected_components(merged) if len(c) > 1]
         if not rings:

@@ -15,7 +15,7 @@ DECAYS = {
     "root": "sigmoid(4 * s * {}) ^ (1 / 4)",
     "product": "exp(-s * relu({0})) * sigmoid(s * {0})",
 }
-STRENGTHS = [1e-6, 0.1, 3.0, 30.0]
+STRENGTHS = [1e-6, 2.0, 30.0]
 
 
 def forgetting(kind: str, channels: bool, form: str, s: float):

@@ -17,7 +17,7 @@ each = pytest.mark.parametrize("name", LAYERS)
 # The form of every memory; a layer that is not here is held to `no loop`.
 FORMS = {
     "comba": {"S": "solve"}, "delta_net": {"S": "solve"}, "gated_delta": {"S": "solve"}, "gla": {"S": "closed"}, "kda": {"S": "solve"},
-    "linear_attention": {"S": "closed", "z": "loop"}, "longhorn": {"S": "solve"}, "mamba2": {"S": "closed"}, "oja": {"S": "solve"},
+    "linear_attention": {"S": "closed", "z": "scan"}, "longhorn": {"S": "solve"}, "mamba2": {"S": "closed"}, "oja": {"S": "solve"},
     "omega": {"S": "solve"}, "retnet": {"S": "closed"}, "rwkv7": {"S": "solve"}, "sliding_window": {}, "softmax_attention": {},
     "titans_linear": {"S": "solve"},
 }  # fmt: skip

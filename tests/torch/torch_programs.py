@@ -72,7 +72,7 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
     "oja": ({"S": "solve"}, memory("decay(a), gd(b)", "0.5 * sqnorm(transpose(S)(unit(v))) - dot(S(k), unit(v))")),
     "both_sides": ({"S": "loop"}, memory("decay(a), gd(0.3)", "0.5 * sqnorm(S(k) - v) + 0.5 * sqnorm(transpose(S)(unit(v)) - k)")),
     "huber": ({"S": "loop"}, memory("decay(0.9), gd(0.5)", "sum(softplus(S(k) - v))", init="learned(normal(0.1))")),
-    "weight_decay": ({"S": "loop"}, memory("gd(0.3)", "0.5 * sqnorm(S(k) - v) + 0.05 * sqnorm(S(k))")),
+    "weight_decay": ({"S": "solve"}, memory("gd(0.3)", "0.5 * sqnorm(S(k) - v) + 0.05 * sqnorm(S(k))")),
     "unit_read": ({"S": "loop"}, memory("gd(0.3)", "0.5 * sqnorm(unit(S(k) + x) - v)")),
     "surprise_rate": ({"S": "loop"}, memory("gd(0.1 * sigmoid(sqnorm(last S(k) - v)))")),
     # reads and first states
@@ -110,7 +110,7 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
   out y = M(q)
 }}
 """),
-    "shared_write": ({"S": "loop"}, f"""block m(d) {{
+    "shared_write": ({"S": "solve"}, f"""block m(d) {{
 {HEAD}  memory S : d -> d {{ minimize 0.5 * sqnorm(S(k) + last M(k) - v) by gd(0.3) }}
   memory M : d -> d {{ minimize 0.5 * sqnorm(M(k) + last S(k) - v) by decay(0.9), gd(0.3) }}
   out y = M(q) + S(q)
@@ -129,8 +129,8 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
     "every_mean": ({"S": "loop"}, memory("momentum(0.1, 0.8)", "0.5 * sqnorm(S(k) - v) over mean", init="eye every 4", out="S(q) + last S(x)").replace("by", "by")),
     "reset": ({"S": "loop"}, memory("decay(a), gd(b)", init="learned").replace("by decay(a), gd(b)", "by decay(a), gd(b)\n    reset every 5")),
     # streams
-    "ema": ({"m": "loop"}, "block m(d) {\n  in x : real[d]\n  memory m : real[d] = zeros { update 0.9 * last m + 0.1 * x }\n  out y = m + last m\n}\n"),
-    "gated_ema": ({"m": "loop"}, "block m(d) {\n  in x : real[d]\n  param W : d -> d\n  memory m : real[d] = learned { update sigmoid(W(x)) * last m + tanh(x) }\n  out y = m * last m\n}\n"),
+    "ema": ({"m": "scan"}, "block m(d) {\n  in x : real[d]\n  memory m : real[d] = zeros { update 0.9 * last m + 0.1 * x }\n  out y = m + last m\n}\n"),
+    "gated_ema": ({"m": "scan"}, "block m(d) {\n  in x : real[d]\n  param W : d -> d\n  memory m : real[d] = learned { update sigmoid(W(x)) * last m + tanh(x) }\n  out y = m * last m\n}\n"),
     "recurrent": ({"h": "loop"}, "block m(d) {\n  in x : real[d]\n  param W, U : d -> d\n  memory h : real[d] = learned(normal(0.5)) { update tanh(W(x) + U(last h)) }\n  out y = h\n}\n"),
     "learned_vector": ({"m": "loop"}, "block m(d) {\n  in x : real[d]\n  memory m : real[d] { minimize 0.5 * sqnorm(m - x) by momentum(0.3, 0.5), decay(0.9) }\n  out y = m\n}\n"),
     "time": ({}, "block m(d) {\n  in x : real[d]\n  param W : d -> d\n  z = W(x)\n  out y = last z + delay(x, 3) + x / count() + rope(z) - conv(x, 3)\n}\n"),
@@ -154,7 +154,7 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
 }
 """),
     "chain": ({"S": "solve"}, memory("decay(a), gd(b)").replace("block m", "block part") + "block m(d) {\n  in x : real[d]\n  chain h = x over i in 0 .. 3 { h = h + part(norm(h)) }\n  out y = h\n}\n"),
-    "for": ({"S.0": "solve"}, """block m(d) {
+    "for": ({"S.0": "solve", "S.1": "solve", "S.2": "solve"}, """block m(d) {
   in x : real[d]
   param Wk, Wv : d -> d
   for i in 0 .. 3 {
