@@ -5,7 +5,6 @@ from __future__ import annotations
 import keyword
 import re
 
-
 # What an `nn.Module` and the classes we generate have already: a param or instance gets another name.
 TAKEN = frozenset(
     """T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval

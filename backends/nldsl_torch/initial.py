@@ -8,7 +8,6 @@ from nldsl.core import Axis, Init, Type
 from nldsl.dims import Dim
 from nldsl_torch.ops import literal
 
-
 WHOLE = {"zeros", "ones", "eye", "normal", "uniform"}  # tensors of the wanted shape
 
 

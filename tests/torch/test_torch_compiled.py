@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from nldsl_torch.streams import Region
 from torch._dynamo.utils import counters
 from torch_cases import ZOO, Case, case, distance, gradients, outputs, vector_input, weights, zoo
+
+from nldsl_torch.streams import Region
 
 STACK = """block stack(d, n) {
   in x : real[d]
@@ -70,7 +71,9 @@ def test_no_shape_compiles_again(name):
 @pytest.mark.parametrize("first", [(1, 64), (2, 2)])
 def test_the_first_shape_does_not_matter(first):
     """Not even a batch of one, or as many ticks as sequences."""
-    same_as_eager(zoo("gated_delta"), "aot_eager" if first == (2, 2) else "eager", [first, (3, 33), (1, 70), (2, 2)], 1e-12)
+    same_as_eager(
+        zoo("gated_delta"), "aot_eager" if first == (2, 2) else "eager", [first, (3, 33), (1, 70), (2, 2)], 1e-12
+    )
 
 
 def test_training_and_no_grad_share_what_they_can():

@@ -41,17 +41,32 @@ for path in sys.argv[1:]:
 
 def test_runs_alone(tmp_path):
     """In a Python that has torch only: the same numbers, for the zoo and for what the zoo does not have."""
-    cases = {n: zoo(n) for n in LAYERS} | {n: case(PROGRAMS[n][1], "m", d=6) for n in ("several_outputs", "chain", "every_mean", "reset", "time", "gated_ema", "store")}
+    cases = {n: zoo(n) for n in LAYERS} | {
+        n: case(PROGRAMS[n][1], "m", d=6)
+        for n in ("several_outputs", "chain", "every_mean", "reset", "time", "gated_ema", "store")
+    }
     for name, c in cases.items():
         x = c.input(2, 40)
         with torch.no_grad():
             y, state = c.module(x, return_state=True)
         (tmp_path / f"{name}.py").write_text(c.source(standalone=True), encoding="utf-8")
-        held = {"class": type(c.module).__name__, "params": dict(c.module.state_dict()), "x": x, "y": outputs(y), "state": state}
+        held = {
+            "class": type(c.module).__name__,
+            "params": dict(c.module.state_dict()),
+            "x": x,
+            "y": outputs(y),
+            "state": state,
+        }
         torch.save(held, tmp_path / f"{name}.pt")
     script = tmp_path / "alone_.py"
     script.write_text(ALONE.format(root="/work/main"), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-E", "-s", str(script), *(str(tmp_path / n) for n in cases)], cwd=tmp_path, capture_output=True, text=True, env={})
+    done = subprocess.run(
+        [sys.executable, "-E", "-s", str(script), *(str(tmp_path / n) for n in cases)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("same") == len(cases)
 

@@ -19,7 +19,11 @@ STRENGTHS = [1e-6, 2.0, 30.0]
 
 
 def forgetting(kind: str, channels: bool, form: str, s: float):
-    text = memory(f"decay({DECAYS[kind].format('Wa(x)' if channels else 'wa(x)')}), gd(b)", OBJECTIVES[form], out="S(q) + last S(x)")
+    text = memory(
+        f"decay({DECAYS[kind].format('Wa(x)' if channels else 'wa(x)')}), gd(b)",
+        OBJECTIVES[form],
+        out="S(q) + last S(x)",
+    )
     return case(text.replace("block m(d)", "block m(d, s)"), "m", d=4, s=s)
 
 
@@ -34,7 +38,17 @@ def test_any_forgetting(kind, channels, form):
         compare(c, reference, [(c.module, 10 * EXACT), (c.single(), SINGLE)], 70, 1)
 
 
-@pytest.mark.parametrize("steps", ["decay(0), gd(0.5)", "decay(1), gd(0.5)", "gd(0.5), decay(0)", "decay(1), momentum(0.2, 1)", "decay(1), momentum(0.2, 0)", "titans(0.2, 0, 1)"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "decay(0), gd(0.5)",
+        "decay(1), gd(0.5)",
+        "gd(0.5), decay(0)",
+        "decay(1), momentum(0.2, 1)",
+        "decay(1), momentum(0.2, 0)",
+        "titans(0.2, 0, 1)",
+    ],
+)
 @pytest.mark.parametrize("form", OBJECTIVES)
 def test_all_or_nothing_is_kept(steps, form):
     c = case(memory(steps, OBJECTIVES[form], init="learned", out="S(q) + last S(x)"), "m", d=4)
@@ -43,7 +57,9 @@ def test_all_or_nothing_is_kept(steps, form):
     compare(c, reference, [(c.module, 10 * EXACT), (c.single(), SINGLE)], 70, 1)
 
 
-@pytest.mark.parametrize("steps", ["decay(a), gd(b)", "decay(A), gd(1)", "momentum(0.2, 0.7)", "decay(a), momentum(0.2, 0.7)"])
+@pytest.mark.parametrize(
+    "steps", ["decay(a), gd(b)", "decay(A), gd(1)", "momentum(0.2, 0.7)", "decay(a), momentum(0.2, 0.7)"]
+)
 @pytest.mark.parametrize("what", ["zero", "some zero", "repeated", "huge", "tiny"])
 def test_keys(what, steps):
     c = case(memory(steps), "m", d=4)
@@ -55,7 +71,15 @@ def test_keys(what, steps):
     compare(c, reference, [(c.module, 10 * EXACT), (c.single(), SINGLE)], 70, 1)
 
 
-@pytest.mark.parametrize("steps", ["decay(a), gd(1)", "decay(1 - 0.01 * a), gd(b)", "decay(A), gd(b)", "titans(theta = 0.3 * b, eta = c, alpha = 0.05 * a)"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "decay(a), gd(1)",
+        "decay(1 - 0.01 * a), gd(b)",
+        "decay(A), gd(b)",
+        "titans(theta = 0.3 * b, eta = c, alpha = 0.05 * a)",
+    ],
+)
 def test_long(steps):
     """4096 ticks in float32 are those in float64, and so are the gradients."""
     c = case(memory(steps), "m", d=16)

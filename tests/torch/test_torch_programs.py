@@ -20,7 +20,9 @@ def test_form(name):
     wanted, forms = PROGRAMS[name][0], program(name).forms
     for first, form in wanted.items():
         assert first in forms, list(forms)
-        assert RANK.index(forms[first].name) <= RANK.index(form), f"{first} is a {forms[first].name}: {forms[first].why}"
+        assert RANK.index(forms[first].name) <= RANK.index(form), (
+            f"{first} is a {forms[first].name}: {forms[first].why}"
+        )
 
 
 @each

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch_cases import case, check, distance, outputs, split
 from torch_programs import HEAD
 
-import nldsl_torch.recurrence as recurrence
 from nldsl.diagnostics import NlError
 from nldsl.lower import plan
 
@@ -53,12 +52,25 @@ def chained(body: str, init: str, out: str, key: str, learner: str) -> str:
 
 
 learned = st.builds("minimize {} by {}".format, objectives, st.lists(steps, min_size=1, max_size=4).map(", ".join))
-implicit = st.builds("minimize {} by {}implicit({}){}".format, terms, st.sampled_from(["", "decay(a), ", "gd(0.2), "]), rates, st.sampled_from(["", ", decay(A)", ", gd(0.2)"]))
+implicit = st.builds(
+    "minimize {} by {}implicit({}){}".format,
+    terms,
+    st.sampled_from(["", "decay(a), ", "gd(0.2), "]),
+    rates,
+    st.sampled_from(["", ", decay(A)", ", gd(0.2)"]),
+)
 bodies = st.one_of(learned, learned, writes.map("update {}".format))
 programs = st.one_of(
     st.builds(memory, bodies, inits, reads),
     st.builds(memory, bodies, inits, reads),
-    st.builds(chained, bodies, inits, reads, st.sampled_from(["unit(S(q))", "unit(last S(k) + x)"]), st.lists(steps, min_size=1, max_size=2).map(", ".join)),
+    st.builds(
+        chained,
+        bodies,
+        inits,
+        reads,
+        st.sampled_from(["unit(S(q))", "unit(last S(k) + x)"]),
+        st.lists(steps, min_size=1, max_size=2).map(", ".join),
+    ),
 )
 
 

@@ -62,7 +62,9 @@ class Case:
     def names(self) -> str:
         """The forms in one word, for tables; what has no recurrence is a store or a map."""
         unit = self.elaborated.unit
-        kinds = {f.name for f in self.forms.values()} | ({"store"} if any(e.op == "attend" for e in unit.equations) else set())
+        kinds = {f.name for f in self.forms.values()} | (
+            {"store"} if any(e.op == "attend" for e in unit.equations) else set()
+        )
         return " ".join(sorted(kinds)) or "map"
 
     @property
@@ -72,7 +74,9 @@ class Case:
         def inside(key: str, prefix: str) -> list[str]:
             unit = self.elaborated.units[key]
             own = [prefix + s.name for s in unit.states]
-            return own + [n for i in unit.instances for n in inside(i.unit, f"{prefix}{nldsl.names.identifier(i.name)}.")]
+            return own + [
+                n for i in unit.instances for n in inside(i.unit, f"{prefix}{nldsl.names.identifier(i.name)}.")
+            ]
 
         return inside(self.elaborated.key, "")
 
@@ -159,7 +163,9 @@ class Reference:
         return dict(zip(leaves, found, strict=True))
 
 
-def gradients(module: torch.nn.Module, x: Tensor, y: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor | None]:
+def gradients(
+    module: torch.nn.Module, x: Tensor, y: dict[str, Tensor], weights: dict[str, Tensor]
+) -> dict[str, Tensor | None]:
     leaves = {**dict(module.named_parameters()), "input": x}
     loss = sum((y[n] * w.to(y[n].dtype)).sum() for n, w in weights.items())
     if not loss.requires_grad:
@@ -172,7 +178,9 @@ def weights(y: dict[str, Tensor], seed: int = 9) -> dict[str, Tensor]:
     return {n: torch.randn(v.shape, generator=draw).double() for n, v in y.items()}
 
 
-def check(c: Case, ticks: list[int], batch: int = 2, tolerance: float = EXACT, single: float | None = None, grad: bool = True) -> None:
+def check(
+    c: Case, ticks: list[int], batch: int = 2, tolerance: float = EXACT, single: float | None = None, grad: bool = True
+) -> None:
     """Torch = interpreter at every prefix length in `ticks`: outputs, states, gradients; in float32 too where `single` is given."""
     cuts = [b - a for a, b in zip([0, *ticks], ticks)]
     reference = Reference(c, c.input(batch, ticks[-1]), cuts)
@@ -182,7 +190,9 @@ def check(c: Case, ticks: list[int], batch: int = 2, tolerance: float = EXACT, s
             compare(c, reference, runs, T, n, grad)
 
 
-def compare(c: Case, reference: Reference, runs: list[tuple[torch.nn.Module, float]], T: int, batch: int, grad: bool = True) -> None:
+def compare(
+    c: Case, reference: Reference, runs: list[tuple[torch.nn.Module, float]], T: int, batch: int, grad: bool = True
+) -> None:
     w = weights({n: v[:batch, :T] for n, v in reference.y.items()})
     expected = reference.gradients(w) if grad else {}
     wrong: list[str] = []
@@ -215,9 +225,17 @@ def compare(c: Case, reference: Reference, runs: list[tuple[torch.nn.Module, flo
                     if rounding is None or rounding[n] > limit / 30:
                         total = sum(v.square().sum() for v in expected.values() if v is not None).sqrt()
                         vanishes = rounding is not None or exact is None or not exact.any()
-                        found = ((g.double() - (0 if exact is None else exact)).norm() / total).item() if vanishes else found
+                        found = (
+                            ((g.double() - (0 if exact is None else exact)).norm() / total).item()
+                            if vanishes
+                            else found
+                        )
                 off[f"gradient of {n}"] = found, limit
-        wrong += [f"T={T} batch={batch} {dtype} {n}: off by {a:.1e}, allowed {b:.0e}" for n, (a, b) in off.items() if not a <= b]
+        wrong += [
+            f"T={T} batch={batch} {dtype} {n}: off by {a:.1e}, allowed {b:.0e}"
+            for n, (a, b) in off.items()
+            if not a <= b
+        ]
     assert not wrong, "\n" + "\n".join(wrong)
 
 
@@ -226,7 +244,9 @@ def _part(expected: dict[str, Tensor | None], name: str, batch: int, T: int) -> 
     return whole if whole is None or name != "input" else whole[:batch, :T]
 
 
-def _rounding(c: Case, module: torch.nn.Module, x: Tensor, w: dict[str, Tensor], expected, batch: int, T: int) -> dict[str, float]:
+def _rounding(
+    c: Case, module: torch.nn.Module, x: Tensor, w: dict[str, Tensor], expected, batch: int, T: int
+) -> dict[str, float]:
     """How far the interpreter in float32 is from itself in float64."""
     params = {k: v.detach().clone().requires_grad_() for k, v in module.named_parameters()}
     x = x.detach().clone().requires_grad_()

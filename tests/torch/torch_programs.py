@@ -9,7 +9,9 @@ HEAD = """  in x : real[d]
 """
 
 
-def memory(steps: str, objective: str = "0.5 * sqnorm(S(k) - v)", init: str = "zeros", out: str = "S(q)", more: str = "") -> str:
+def memory(
+    steps: str, objective: str = "0.5 * sqnorm(S(k) - v)", init: str = "zeros", out: str = "S(q)", more: str = ""
+) -> str:
     """One memory with the streams k, v, q, numbers a, b, c in (0, 1) and channels A."""
     return f"{more}block m(d) {{\n{HEAD}  memory S : d -> d = {init} {{ minimize {objective} by {steps} }}\n  out y = {out}\n}}\n"
 
