@@ -28,8 +28,12 @@ def forgetting(kind: str, channels: bool, form: str, s: float):
 
 
 @pytest.mark.parametrize("form", OBJECTIVES)
-@pytest.mark.parametrize("channels", [False, True], ids=["scalar", "channels"])
-@pytest.mark.parametrize("kind", DECAYS)
+@pytest.mark.parametrize(
+    ("kind", "channels"),
+    [(k, False) for k in DECAYS]
+    + [(k, True) for k in ("even", "uneven", "root")]
+    + [pytest.param(k, True, marks=pytest.mark.soak) for k in ("sigmoid", "complement", "product")],
+)
 def test_any_forgetting(kind, channels, form):
     for s in STRENGTHS:
         c = forgetting(kind, channels, form, s)
