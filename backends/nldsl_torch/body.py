@@ -142,3 +142,8 @@ def ordered(equations: Iterable[Equation]) -> list[Equation]:
                 continue
             done.append(waiting.pop(stack.pop()))
     return done
+
+
+def worth_fusing(equations: Sequence[Equation]) -> bool:
+    """Whether a region has at least four entrywise operations: a compilation takes seconds, a matrix product gains nothing."""
+    return sum(e.op not in ("apply", "gather", "flatten", "index", "copy", "transpose", "stop") for e in equations) >= 4

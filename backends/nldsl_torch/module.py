@@ -12,7 +12,7 @@ from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Attention, Call, Recurrence, Region
 from nldsl.names import identifier
 from nldsl_torch import ops
-from nldsl_torch.body import Body, Names, ordered, renamed
+from nldsl_torch.body import Body, Names, ordered, renamed, worth_fusing
 from nldsl_torch.initial import initial, is_zeros, size
 from nldsl_torch.recurrence import RecurrenceWriter
 
@@ -201,7 +201,7 @@ class ClassWriter:
         fn = self.shared.setdefault(key, f"{self.prefix}_region_{n}")
         if fn == f"{self.prefix}_region_{n}":
             self.functions += [
-                f"@region(streams={len(streams)}, pasts={len(pasts)})",
+                f"@region(streams={len(streams)}, pasts={len(pasts)}, fuse={bool(streams) and worth_fusing(equations)})",
                 f"def {fn}({', '.join(args)}):",
                 f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
                 *(f"    {line}" for line in rest),
@@ -297,7 +297,7 @@ class ClassWriter:
             body.equation(e)
         reads = [r for r in body.reads if r not in self.static] + [r for r in body.reads if r in self.static]
         self.functions += [
-            f"@region(streams={sum(r not in self.static for r in reads)})",
+            f"@region(streams={sum(r not in self.static for r in reads)}, fuse={worth_fusing(rest)})",
             f"def {prefix}_around({', '.join(names.of(r) for r in reads)}):",
             f'    """Equations around {scan.state}, for all ticks."""',
             *(f"    {line}" for line in body.lines),

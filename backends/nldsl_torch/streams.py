@@ -21,12 +21,12 @@ class Region:
     compiled = False
     backend = "inductor"
 
-    def __init__(self, fn, streams: int, pasts: int = 0):
-        self.fn, self.streams, self.pasts, self.fast = fn, streams, pasts, None
+    def __init__(self, fn, streams: int, pasts: int, fuse: bool):
+        self.fn, self.streams, self.pasts, self.fuse, self.fast = fn, streams, pasts, fuse, None
         self.__doc__ = fn.__doc__
 
     def __call__(self, *args):
-        if not self.compiled or self.streams == 0 or args[0].shape[1] == 1:
+        if not (self.compiled and self.fuse) or args[0].shape[1] == 1:
             return self.fn(*args)
         if self.fast is None:
             self.fast = torch.compile(self.fn, backend=self.backend, fullgraph=True)
@@ -37,9 +37,9 @@ class Region:
         return self.fast(*args)
 
 
-def region(streams: int, pasts: int = 0):
-    """Decorator of a map region."""
-    return lambda fn: Region(fn, streams, pasts)
+def region(streams: int, pasts: int = 0, fuse: bool = True):
+    """Decorator of a map region; `fuse` is whether it has enough entrywise work for fusion to gain anything."""
+    return lambda fn: Region(fn, streams, pasts, fuse)
 
 
 def unit(x: Tensor) -> Tensor:
