@@ -20,4 +20,6 @@ TAKEN = frozenset(
 def identifier(name: str) -> str:
     """A Python identifier for a core name: `S.decay` is `S_decay`, `layer.1` is `layer_1`, `half` is `half_`."""
     text = re.sub(r"\W", "_", name)
-    return f"{text}_" if keyword.iskeyword(text) or text in TAKEN or not text[0].isalpha() else text
+    if not text[0].isalpha():
+        text = f"n{text}"
+    return f"{text}_" if keyword.iskeyword(text) or text in TAKEN else text

@@ -84,7 +84,7 @@ def distinct(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
         span = d.spans[0].span if d.spans else None
         where = (span.source.name, span.start, span.end) if span is not None else d.message
         first.setdefault((d.code, where), d)
-    cyclic = [label.span for d in first.values() if d.code == "NL310" for label in d.spans]
+    cyclic = [label.span for d in first.values() if d.code in ("NL310", "NL311") for label in d.spans]
     kept = [d for d in first.values() if not (d.code == "NL204" and any(overlap(d.spans[0].span, span) for span in cyclic))]
     return tuple(sorted(kept, key=Diagnostic.sort_key))
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nldsl import tree
-from nldsl.check.instances import Units, complete
+from nldsl.check.instances import Units, complete, headline
 from nldsl.check.shapes import Types
 from nldsl.core import Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct
-from nldsl.source import Source, Span
+from nldsl.source import Source
 
 MAX_BYTES = 4_000_000
 
@@ -143,7 +143,7 @@ class Program:
             if name not in names:
                 near = did_you_mean(name, names)
                 wrong.append(
-                    Diagnostic("NL805", f"the block `{node.name}` has no parameter `{name}`", (Label(_headline(node)),),
+                    Diagnostic("NL805", f"the block `{node.name}` has no parameter `{name}`", (Label(headline(node)),),
                                expected=_listed(names) or "no parameters", found=f"`{name}`",
                                help=f"did you mean `{near}`?" if near else None))  # fmt: skip
                 continue
@@ -202,7 +202,7 @@ class Program:
         if name not in types:
             near = did_you_mean(name, types)
             raise NlError(
-                Diagnostic("NL803", f"the block `{block}` has no stream `{name}`", (Label(_headline(self.block(block))),),
+                Diagnostic("NL803", f"the block `{block}` has no stream `{name}`", (Label(headline(self.block(block))),),
                            found=f"`{name}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
         every = next((s.every for s in shown.unit.states if s.name == name), 1)
         text = str(types[name])
@@ -325,12 +325,6 @@ def _fraction(error: Diagnostic, formals: Mapping[str, Any]) -> Diagnostic:
     place = error.spans[0].span.text
     values = ", ".join(f"{name} = {value}" for name, value in formals.items() if re.search(rf"\b{name}\b", place))
     return Diagnostic("NL806", f"`{place}` is not a whole number above 0", error.spans, expected=error.expected, found=values or error.found)
-
-
-def _headline(node: tree.Block) -> Span:
-    """The first line of a block."""
-    end = node.span.source.text.find("\n", node.span.start)
-    return Span(node.span.source, node.span.start, min(node.span.end, end if end >= 0 else node.span.end))
 
 
 def _listed(names: Any) -> str:

@@ -35,7 +35,7 @@ class Interpreter:
         Returns:
             The outputs, each [B, T, *shape], and the state after the last tick.
         """
-        state = state or {"tick": torch.zeros((), dtype=torch.int64)}
+        state = state or {":tick": torch.zeros((), dtype=torch.int64)}
         batch, ticks = next(iter(inputs.values())).shape[:2]
         given = [*params.values(), *inputs.values(), *state.values()]
         dtype = next((x.dtype for x in given if x.is_floating_point()), torch.get_default_dtype())
@@ -44,7 +44,7 @@ class Interpreter:
             for t in range(ticks):
                 tick = _Tick(self.top, params, state, batch, dtype)
                 outputs.append(tick.run({name: x[:, t] for name, x in inputs.items()}))
-                state = {**tick.after, "tick": state["tick"] + 1}
+                state = {**tick.after, ":tick": state[":tick"] + 1}
         if not outputs:
             return {n: torch.zeros(batch, 0, *sizes(t), dtype=dtype) for n, t in self.top.outputs().items()}, state
         return {name: torch.stack([o[name] for o in outputs], 1) for name in outputs[0]}, state
@@ -93,7 +93,7 @@ class _Tick:
 
     def __init__(self, machine: _Machine, params: Tensors, state: Tensors, batch: int, dtype: torch.dtype):
         self.m, self.params, self.state, self.batch, self.dtype = machine, params, state, batch, dtype
-        self.t = int(state["tick"])
+        self.t = int(state[":tick"])
         self.after: Tensors = {}
         self.before = {s.name: self._before(s) for s in machine.unit.states}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,8 +33,13 @@ class Names:
         return self.taken[name]
 
 
-RESERVED = {"torch", "F", "Tensor", "self", "state", "B", "T", "C", "unit", "norm", "apply", "delay", "rope", "ticks", "chunk",
-            "causal_conv", "cross_entropy", "math", "past", "segments", "region", "tick", "nn"}  # fmt: skip
+# What generated functions use by name: primitives, their own variables, and Python's builtins.
+RESERVED = frozenset(dir(builtins)) | frozenset(
+    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick apply causal_conv chunk
+    chunk_solve channel_factors channel_kernel cross_entropy decay_kernel delay expect fitting from_memory linear_scan loop
+    norm part past region remember rope segments shift_down ticks to_memory together unchunk unit whole
+    window_attention""".split()
+)
 
 
 # Names that the chunk form gives its own values; numbered ones (K1_1, L1, n1, o0) are reserved by their first letter.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import keyword
 import linecache
 import sys
 import types as python
@@ -18,13 +19,14 @@ from nldsl.core import Unit
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl_torch import streams
+from nldsl_torch.body import RESERVED
 from nldsl_torch.module import ClassWriter
 from nldsl_torch.streams import Region
 
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_kernel, segments, shift_down, unchunk, window_attention"
 PRIMITIVES = ("apply", "causal_conv", "cross_entropy", "delay", "norm", "rope", "ticks", "unit")
-STREAMS = "from nldsl_torch.streams import apply, causal_conv, cross_entropy, delay, expect, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, to_memory, unit, whole"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import apply, causal_conv, cross_entropy, delay, expect, fitting, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, to_memory, together, unit, whole"  # noqa: E501
 
 
 def reachable(units: Mapping[str, Unit], key: str) -> list[str]:
@@ -53,6 +55,7 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     classes: dict[str, str] = {}
     for k in found:
         base = "".join(part.capitalize() for part in identifier(units[k].block).split("_"))
+        base = f"{base}_" if base in RESERVED or keyword.iskeyword(base) else base
         classes[k] = base if base not in classes.values() else f"{base}{sum(c.startswith(base) for c in classes.values()) + 1}"
     file = units[key].span.source.name
     out = [f'"""`{key}` of {Path(file).name}, compiled by nldsl."""', "", "from __future__ import annotations", ""]
@@ -61,7 +64,8 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     else:
         out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, STREAMS, ""]
     for k, p in found.items():
-        out += ["", *ClassWriter(classes[k], p, classes).write(), ""]
+        inputs = {key: [i.name for i in units[key].inputs] for key in found}
+        out += ["", *ClassWriter(classes[k], p, classes, inputs).write(), ""]
     return "\n".join(out) + "\n"
 
 
@@ -91,8 +95,21 @@ def load_module(source: str, name: str, *, compiled: bool = False) -> python.Mod
         for value in vars(made).values():
             if isinstance(value, Region):
                 value.compiled = True
+    for cls in classes(made):
+        cls.__reduce__ = lambda self: (revive, (source, name, compiled, type(self).__name__), self.__dict__)  # type: ignore[assignment, method-assign]
     sys.modules[full] = made
     return made
+
+
+def classes(made: python.ModuleType) -> list[type[torch.nn.Module]]:
+    """The classes of a generated module, used ones first."""
+    return [v for v in vars(made).values() if isinstance(v, type) and issubclass(v, torch.nn.Module) and v.__module__ == made.__name__]
+
+
+def revive(source: str, name: str, compiled: bool, cls: str) -> torch.nn.Module:
+    """An instance without values, for copies and pickles: the class is made from its source where it is not known."""
+    made = getattr(load_module(source, name, compiled=compiled), cls)
+    return made.__new__(made)
 
 
 def module(
@@ -105,8 +122,7 @@ def module(
     """
     source = build_source(units, types, key, standalone=False)
     made = load_module(source, key, compiled=compile)
-    cls = [v for v in vars(made).values() if isinstance(v, type) and issubclass(v, torch.nn.Module) and v.__module__ == made.__name__][-1]
-    built = cls()
+    built = classes(made)[-1]()
     built.source = source  # type: ignore[assignment]
     return built.to(device=device, dtype=dtype)
 

@@ -26,6 +26,7 @@ class ClassWriter:
     name: str
     plan: Plan
     classes: dict[str, str]
+    inputs: dict[str, list[str]]  # names of the inputs of each unit, by key
     functions: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     carried: dict[str, str] = field(default_factory=dict)  # state key -> expression of its first value
@@ -36,14 +37,13 @@ class ClassWriter:
         self.unit, self.types = unit, self.plan.types
         self.prefix = self.name.lower()
         self.params = {p.name for p in unit.params}
+        self.numbers = {e.name: e.args[0].value for e in unit.equations if e.op == "copy" and isinstance(e.args[0], Num)}
         self.indices = [e for e in unit.equations if e.op == "index"]
         self.static = self._static()
         self.names = Names()
         self.ticks = any(e.op in ("count", "rope") for e in unit.equations) or any(
             s.every > 1 or s.reset is not None for s in unit.states
         )
-        for name in ("state", "new", "B", "T", "return_state"):
-            self.names.of(name)
 
     def _static(self) -> set[str]:
         """Names that are the same at every tick and for every sequence: params and what is computed from them."""
@@ -66,6 +66,14 @@ class ClassWriter:
         if isinstance(atom, Num):
             return ops.literal(atom.value)
         return self.local(atom.name)
+
+    def stream(self, atom: Ref | Last | Num) -> str:
+        """A value with batch and ticks, as outputs and arguments of instances have them."""
+        assert isinstance(atom, Ref), atom
+        if atom.name in self.numbers:
+            return f"self._like.new_full((B, T), {ops.literal(self.numbers[atom.name])})"
+        text = self.local(atom.name)
+        return f"{text}.expand(B, T, *{text}.shape)" if atom.name in self.static else text
 
     # --- the whole -------------------------------------------------------------------------------
 
@@ -113,7 +121,7 @@ class ClassWriter:
             "        state = {",
         ]
         if self.ticks:
-            lines.append('            "tick": torch.zeros((), dtype=torch.int64, device=z.device),')
+            lines.append('            ":tick": torch.zeros((), dtype=torch.int64, device=z.device),')
         for s in self.unit.states:
             lines.append(f'            "{s.name}": {self._first(s.name)},')
         for key, text in self.carried.items():
@@ -138,14 +146,13 @@ class ClassWriter:
                f'        """{self._signature()}"""']  # fmt: skip
         for i in self.unit.inputs:
             shape = size(i.type) if i.type.kind != "int" else ()
-            out.append(f'        expect({self.names.of(i.name)}, "{i.name}", {shape}, "{i.type}")')
-        if inputs:
-            out.append(f"        B, T = {inputs[0]}.shape[:2]")
-        out += ["        state = self.initial_state(B) if state is None else state", "        new = dict(state)"]
+            out.append(f'        expect({self.names.of(i.name)}, "{i.name}", {shape}, "{i.type}", self._like)')
+        out.append(f"        B, T = together({', '.join(inputs)})")
+        out += ["        state = self.initial_state(B) if state is None else fitting(state, self.initial_state(B))", "        new = dict(state)"]
         out += [f"        {line}" for line in self.forward]
         if self.ticks:
-            out.append('        new["tick"] = state["tick"] + T')
-        outs = [(name, self.value(atom)) for name, atom in self.unit.outputs]
+            out.append('        new[":tick"] = state[":tick"] + T')
+        outs = [(name, self.stream(atom)) for name, atom in self.unit.outputs]
         result = outs[0][1] if len(outs) == 1 else "{" + ", ".join(f'"{n}": {v}' for n, v in outs) + "}"
         return [*out, f"        return ({result}, new) if return_state else {result}"]
 
@@ -178,10 +185,11 @@ class ClassWriter:
         return [e.name for e in step.equations if e.name in readers]
 
     def _region(self, n: int, step: Region) -> None:
-        equations = [e for e in ordered(step.equations) if e.op != "index"]
+        equations = [e for e in ordered(step.equations) if e.op != "index" and e.name not in self.numbers]
         if not equations:
             return
-        outputs = [name for name in self._needed(step) if not any(e.name == name for e in self.indices)]
+        inside = {e.name for e in equations}
+        outputs = [name for name in self._needed(step) if name in inside]
         names = Names()
         body = Body(names, self.types, self.params, equations, outputs)
         pasts: dict[str, str] = {}
@@ -209,7 +217,7 @@ class ClassWriter:
                 "",
             ]
         held = [f'state["{key}"]' for key in pasts]
-        call = [self.local(r) for r in streams] + held + [self.local(r) for r in fixed] + (['state["tick"]'] if tick else [])
+        call = [self.local(r) for r in streams] + held + [self.local(r) for r in fixed] + (['state[":tick"]'] if tick else [])
         targets = [self.local(o) for o in outputs] + [f'new["{key}"]' for key in pasts]
         self.forward.append(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {fn}({', '.join(call)})")
 
@@ -229,12 +237,12 @@ class ClassWriter:
         if e.op == "rope":
             body.lines.append(f"{name} = rope({source}, ticks({source}, tick))")
             return True
-        key = f"{e.name}.past"
+        key = f"{e.name}:past"
         past = pasts.setdefault(key, body.names.of(key))
         given = self.types[e.args[0].name] if not isinstance(e.args[0], Num) else Type("real")
         length = e.attr("ticks") - (1 if e.op == "conv" else 0)
         shape = "".join(f", {n}" for n in size(given))
-        dtype = ", dtype=torch.int64" if given.kind == "int" else ""
+        dtype = {"int": ", dtype=torch.int64", "bool": ", dtype=torch.bool"}.get(given.kind, "")
         self.carried[key] = f"z.new_zeros(batch, {length}{shape}{dtype})"
         if e.op == "conv":
             body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past}, {e.attr('ticks')})")
@@ -252,9 +260,9 @@ class ClassWriter:
         tick = writer.tick()
         self.functions += [*tick.lines, "", ""]
         states = list(step.states)
-        sums = [f"{e.name}.sum" for e in writer.folds]
+        sums = [f"{e.name}:sum" for e in writer.folds]
         for e in writer.folds:
-            self.carried[f"{e.name}.sum"] = f"z.new_zeros(batch{''.join(f', {n}' for n in size(self.types[e.name]))})"
+            self.carried[f"{e.name}:sum"] = f"z.new_zeros(batch{''.join(f', {n}' for n in size(self.types[e.name]))})"
         outs = [self.local(o) for o in step.outputs]
         first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None]
         fixed = [self.local(f) for f in tick.fixed]
@@ -268,7 +276,7 @@ class ClassWriter:
         held = ", ".join(f'state["{k}"]' for k in keys)
         run = f"loop({prefix}_tick, [{', '.join(streams)}], [{', '.join(fixed)}], [{held}]"
         run += f", T, first=[{', '.join(first)}]" if first else ", T"
-        run += ', start=state["tick"])' if writer.clocked else ")"
+        run += ', start=state[":tick"])' if writer.clocked else ")"
         targets = ", ".join(f'new["{k}"]' for k in keys)
         self.forward.append(f"{indent}({''.join(o + ', ' for o in outs)}), ({targets},) = {run}")
         if form.machine is not None:
@@ -369,20 +377,20 @@ class ClassWriter:
             moved.append(f"to_memory({ops.align(self.value(atom), given, Type('real', given.shape, result.axes))}, {lead})")
         q, k, v = moved
         heads = "".join(f", {ops.literal(a.size)}" for a in result.axes)
-        for key, atom in ((f"{store}.key", e.args[1]), (f"{store}.value", e.args[2])):
+        for key, atom in ((f"{store}:key", e.args[1]), (f"{store}:value", e.args[2])):
             self.carried[key] = f"z.new_zeros(batch{heads}, 0, {ops.literal(self.type_of(atom).shape[0])})"
         say = self.forward.append
         say(f"# {store}: store, {e.span.where}")
         say(f"k_, v_ = {k}, {v}")
-        past = f'(state["{store}.key"], state["{store}.value"])'
+        past = f'(state["{store}:key"], state["{store}:value"])'
         say(f"{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, {past}), {len(result.axes)})")
-        for key, x in ((f"{store}.key", "k_"), (f"{store}.value", "v_")):
+        for key, x in ((f"{store}:key", "k_"), (f"{store}:value", "v_")):
             say(f'new["{key}"] = remember(state["{key}"], {x}, {window})')
 
     def _call(self, i: Instance) -> None:
         attr = identifier(i.name)
-        given = {name: self.value(atom) for name, atom in i.args}
-        args = ", ".join(f"{name}={text}" for name, text in given.items())
+        given = {name: self.stream(atom) for name, atom in i.args}
+        args = ", ".join(given[name] for name in self.inputs[i.unit or ""])
         self.forward.append(f'y_, part_ = self.{attr}({args}, state=part(state, "{attr}."), return_state=True)')
         self.forward.append(f'new |= whole(part_, "{attr}.")')
         for o in i.outputs:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as nn
 
 Maybe = Tensor | None
@@ -27,8 +26,9 @@ def _exact(x: Tensor) -> Tensor:
 def _backward(f: Callable) -> Callable:
     """A hand-written backward pass: first derivatives only, outside autocast."""
 
-    @once_differentiable
     def run(ctx, *grads):
+        if torch.is_grad_enabled():  # create_graph=True: without this, second derivatives would be silently wrong
+            raise NotImplementedError("the chunk form has first derivatives only; `step`, tick by tick, has all of them")
         with torch.autocast(grads[0].device.type, enabled=False):
             return f(ctx, *grads)
 

@@ -80,12 +80,12 @@ def delay(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ticks(x: Tensor, start: Tensor) -> Tensor:
-    """The number of each tick of a stream, from 1, as [1, T]; `start` is how many there were before."""
-    return (torch.arange(1, x.shape[1] + 1, device=x.device) + start)[None]
+    """The number of each tick of a stream, from 1, as [B, T]; `start` is how many there were before."""
+    return (torch.arange(1, x.shape[1] + 1, device=x.device) + start).expand(x.shape[0], -1)
 
 
 def rope(x: Tensor, tick: Tensor) -> Tensor:
-    """Pairs (x_i, x_{i + n/2}) turned by t * 10000^(-2 i / n): x [B, T, .., n], tick [1, T] from 1 (angle 0 at the first)."""
+    """Pairs (x_i, x_{i + n/2}) turned by t * 10000^(-2 i / n): x [B, T, .., n], tick [B, T] from 1 (angle 0 at the first)."""
     n = x.shape[-1] // 2
     rate = 10000.0 ** (-torch.arange(n, device=x.device, dtype=torch.float64) / n)
     angle = ((tick - 1).to(torch.float64)[..., None] * rate).view(*tick.shape, *[1] * (x.dim() - 3), n)
@@ -105,11 +105,38 @@ def from_memory(x: Tensor, axes: int) -> Tensor:
     return x.movedim(1 + axes, 1)
 
 
-def expect(x: Tensor, name: str, shape: tuple[int, ...], dims: str) -> None:
-    """Refuse an input that is not [batch, ticks, *shape]."""
-    if x.dim() != 2 + len(shape) or tuple(x.shape[2:]) != shape or x.shape[1] == 0:
+def expect(x: Tensor, name: str, shape: tuple[int, ...], dims: str, like: Tensor) -> None:
+    """Refuse an input that is not a tensor [batch, ticks, *shape] of the module's dtype."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"`{name}` is a {type(x).__name__}, expected a tensor")
+    if x.dim() != 2 + len(shape) or tuple(x.shape[2:]) != shape or 0 in x.shape[:2]:
         wanted = ", ".join(["batch", "ticks", *map(str, shape)])
-        raise ValueError(f"`{name}` is {list(x.shape)}, expected [{wanted}] ({dims}), with at least one tick")
+        raise ValueError(f"`{name}` is {list(x.shape)}, expected [{wanted}] ({dims}), with at least one sequence and tick")
+    whole = dims.startswith("int")
+    if whole == (x.is_floating_point() or x.dtype == torch.bool) and not dims.startswith("bool"):
+        raise ValueError(f"`{name}` is {x.dtype}, expected {'whole numbers' if whole else like.dtype} ({dims})")
+    if x.is_floating_point() and x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"`{name}` is {x.dtype} and the module {like.dtype}: use x.to({like.dtype}) or module.to({x.dtype})")
+
+
+def together(*inputs: Tensor) -> torch.Size:
+    """Batch and ticks, which all inputs share."""
+    sizes = {x.shape[:2] for x in inputs}
+    if len(sizes) != 1:
+        raise ValueError(f"inputs differ in batch or ticks: {', '.join(str(list(x.shape[:2])) for x in inputs)}")
+    return inputs[0].shape[:2]
+
+
+def fitting(state: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of this module at this batch; `first` is its initial one. A store's pairs may be any number."""
+    if state.keys() != first.keys():
+        odd = sorted(state.keys() ^ first.keys())
+        raise ValueError(f"this is not a state of this module: `{odd[0]}` is {'missing' if odd[0] in first else 'not known'}")
+    for key, value in first.items():
+        wanted, given = list(value.shape), list(state[key].shape)
+        if len(wanted) != len(given) or any(w != g and w for w, g in zip(wanted, given)):
+            raise ValueError(f"the state `{key}` is {given}, expected {wanted}: a state belongs to one module and one batch size")
+    return state
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -159,7 +186,7 @@ def linear_scan(factor: Tensor | float, u: Tensor | float, s0: Tensor, T: int) -
 
 def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = None):
     """Tick after tick: streams [B, T, ..] -> (outputs [B, T, ..], states). `start` counts the ticks before, for clocks."""
-    columns = [x.unbind(1) if x.shape[1] == T else x.unbind(1) * T for x in streams]
+    columns = [x.unbind(1) for x in streams]
     outs = []
     before = int(start) if start is not None else 0
     for t in range(T):

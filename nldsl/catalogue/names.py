@@ -111,8 +111,9 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  out y = halves(x)\n}",
     ),
     "NL118": error(
-        "a block inside itself",
-        "Blocks are unfolded into one another, so none can contain itself, and they nest at most 32 deep.",
+        "a block or a rule inside itself",
+        "Blocks are unfolded into one another, so none can contain itself, and they nest at most 32 deep. So are rules:"
+        " a memory inside a rule is not trained by that rule.",
         "block b(d) {\n  in x : real[d]\n  out y = b(x)\n}",
         "block b(d) {\n  in x : real[d]\n  out y = 2 * x\n}",
     ),
@@ -121,6 +122,13 @@ PAGES = {
         "The library is `std`; its rules are known without an import.",
         "import stdlib\nblock b(d) {\n  in x : real[d]\n  out y = x\n}",
         "import std\nblock b(d) {\n  in x : real[d]\n  out y = x\n}",
+    ),
+    "NL120": error(
+        "not a real number",
+        "Numbers known before any tick are computed when the file is read: nothing is divided by zero, a root is not"
+        " taken of a negative number, and no number is above 1e308.",
+        "const a = 1 / 0",
+        "const a = 1 / 2",
     ),
     "NL190": warning(
         "a param that nothing uses",

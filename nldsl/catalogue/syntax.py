@@ -21,7 +21,8 @@ PAGES = {
     "NL003": error(
         "too large or too deep",
         "A file over 1 MB, an expression or brackets nested over 100 deep (a sum of over 100 terms is, too) or an"
-        " elaboration over its budget is refused. Give a part a name of its own, or write `sum(E for j in R)`.",
+        " elaboration over its budget (20000 equations or copies in one block, 4096 blocks inside one)"
+        " is refused. Give a part a name of its own, or write `sum(E for j in R)`.",
         "const a = 1" + " + 1" * 101,
         "const a = 101",
     ),

@@ -17,6 +17,7 @@ The one exception is an implicit step: `grad(at = w)` may be taken at the state 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from nldsl.check.reading import Reading, shown
 from nldsl.check.shapes import Types
@@ -29,14 +30,14 @@ Edges = dict[str, dict[str, Ref]]  # reader -> what it reads at this tick, and w
 def causality(unit: Unit, types: Types) -> list[Diagnostic]:
     """NL310 for each cycle of reads within one tick."""
     edges = same_tick(unit)
-    core = _cyclic_core(edges)
+    core = cyclic_core(edges)
     if not core:
         return []
     import networkx as nx
 
     graph = nx.DiGraph([(a, b) for a in core for b in edges[a] if b in core])
     components = [c for c in nx.strongly_connected_components(graph) if len(c) > 1 or any(n in edges[n] for n in c)]
-    return [_report(Reading.of(unit), edges, _shortest_cycle(edges, component)) for component in components]
+    return [_report(Reading.of(unit), edges, shortest_cycle(edges, component)) for component in components]
 
 
 def same_tick(unit: Unit) -> Edges:
@@ -69,7 +70,7 @@ def implicit_at(equation: Equation, implicit: set[str]) -> Ref | None:
     return at if isinstance(at, Ref) and at.name in implicit else None
 
 
-def _cyclic_core(edges: Edges) -> set[str]:
+def cyclic_core(edges: Mapping[str, Mapping[str, object]]) -> set[str]:
     """The names left after taking away, again and again, those that read none of the others."""
     readers: dict[str, list[str]] = {name: [] for name in edges}
     missing = {name: len(reads) for name, reads in edges.items()}
@@ -87,9 +88,9 @@ def _cyclic_core(edges: Edges) -> set[str]:
     return edges.keys() - set(ready)
 
 
-def _shortest_cycle(edges: Edges, component: set[str]) -> list[str]:
-    """The names of a shortest cycle through the first state or written name of a component, in reading order."""
-    start = min(component, key=lambda name: (not shown(name), name))
+def shortest_cycle(edges: Mapping[str, Mapping[str, object]], component: set[str], start: str | None = None) -> list[str]:
+    """The names of a shortest cycle through `start`, by default the first written name of a component, in reading order."""
+    start = min(component, key=lambda name: (not shown(name), name)) if start is None else start
     previous: dict[str, str] = {}
     queue = deque([start])
     while queue:

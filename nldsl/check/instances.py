@@ -17,6 +17,7 @@ from nldsl.elaborate.scope import Constant, Scope
 from nldsl.source import Span
 
 MAX_DEPTH = 32
+MAX_INSTANCES = 4096  # in one block, those inside its blocks included
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Units:
         top: the names of the file and of the library.
         sizes: sample values of symbols.
         units, types: by key; a unit with errors has no entry in `types`.
+        depths, totals: how deep blocks nest in a unit, itself included, and how many it consists of.
     """
 
     top: Scope
@@ -34,6 +36,8 @@ class Units:
     units: dict[str, Unit] = field(default_factory=dict)
     types: dict[str, Types] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
 
     def block(self, block: tree.Block, formals: Mapping[str, Any]) -> str | None:
@@ -42,19 +46,34 @@ class Units:
         if key in self.units:
             return key if key in self.types else None
         if key in self.opened or len(self.opened) >= MAX_DEPTH:
-            self.diagnostics.append(
-                Diagnostic("NL118", f"the block `{block.name}` contains itself", (Label(block.span),), expected="blocks nested at most 32 deep"))  # fmt: skip
+            around = key in self.opened or any(name.startswith(f"{block.name}(") for name in self.opened)
+            self._too_deep(block, "contains itself" if around else f"is nested deeper than {MAX_DEPTH}")
             return None
         self.opened.append(key)
         unit, found = elaborate_unit(key, block, formals, self.top, self.sizes)
         unit, types, wrong = infer_shapes(unit, self.instance)
         self.opened.pop()
         self.units[key] = unit
+        inside = [i.unit for i in unit.instances if i.unit is not None]
+        self.depths[key] = 1 + max((self.depths[i] for i in inside), default=0)
+        self.totals[key] = 1 + sum(self.totals[i] for i in inside)
+        if self.depths[key] > MAX_DEPTH:
+            self._too_deep(block, f"has blocks nested deeper than {MAX_DEPTH}")
+            return None
+        if self.totals[key] > MAX_INSTANCES:
+            self.diagnostics.append(
+                Diagnostic("NL003", f"the block `{block.name}` has too many blocks inside it", (Label(headline(block)),),
+                           expected=f"at most {MAX_INSTANCES}", found=str(self.totals[key] - 1)))  # fmt: skip
+            return None
         self.diagnostics += found + wrong
         if any(d.severity == "error" for d in found + wrong) or any(i.unit is None for i in unit.instances):
             return None
         self.types[key] = types
         return key
+
+    def _too_deep(self, block: tree.Block, what: str) -> None:
+        self.diagnostics.append(
+            Diagnostic("NL118", f"the block `{block.name}` {what}", (Label(headline(block)),), expected=f"blocks nested at most {MAX_DEPTH} deep"))  # fmt: skip
 
     def instance(self, instance: Instance, args: Mapping[str, Type]) -> tuple[str, Mapping[str, Type]] | None:
         """The unit of an instance: parameters it does not name are read off the shapes of its arguments."""
@@ -91,6 +110,12 @@ class Units:
             blocks += [b.value for b in scope.names.values() if isinstance(b, Constant) and isinstance(b.value, tree.Block)]
             scope = scope.parent
         return blocks
+
+
+def headline(node: tree.Block) -> Span:
+    """The first line of a block."""
+    end = node.span.source.text.find("\n", node.span.start)
+    return Span(node.span.source, node.span.start, min(node.span.end, end if end >= 0 else node.span.end))
 
 
 def unit_key(name: str, formals: Mapping[str, Any]) -> str:

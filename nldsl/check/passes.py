@@ -13,6 +13,7 @@ from nldsl.check.gradient_flow import gradient_flow
 from nldsl.check.initialisation import initialisation
 from nldsl.check.objectives import objectives
 from nldsl.check.ownership import ownership
+from nldsl.check.recurrences import recurrences
 from nldsl.check.shapes import Types
 from nldsl.check.stability import stability
 from nldsl.core import Unit
@@ -20,7 +21,7 @@ from nldsl.diagnostics import Diagnostic
 
 Pass = Callable[[Unit, Types], list[Diagnostic]]
 
-UNTYPED: tuple[tuple[str, Pass], ...] = (("causality", causality),)
+UNTYPED: tuple[tuple[str, Pass], ...] = (("causality", causality), ("recurrences", recurrences))
 TYPED: tuple[tuple[str, Pass], ...] = (
     ("clocks", clocks),
     ("initialisation", initialisation),

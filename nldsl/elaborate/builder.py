@@ -20,6 +20,10 @@ class Skip(Exception):
     """The statement at hand has been reported; go on with the next."""
 
 
+class TooLarge(Exception):
+    """The unit is over its budget, which has been reported; leave it."""
+
+
 @dataclass
 class Builder:
     """The growing unit. `report` takes a diagnostic and goes on, `fail` takes one and leaves the statement."""
@@ -35,6 +39,7 @@ class Builder:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     numbers: dict[str, int] = field(default_factory=dict)  # the number last tried for a hint
+    copies: int = 0  # of `for`, `chain` and `sum`
     read: set[str] = field(default_factory=set)  # declared names some expression mentions
 
     def report(self, code: str, message: str, span: Span, *because: Label, **more: str | None) -> None:
@@ -61,12 +66,20 @@ class Builder:
     ) -> Ref:
         """Add the equation `name = op(args)`; without a name, one is made from the hint."""
         if len(self.equations) > BUDGET:
-            raise self.fail(
-                "NL003", "this unrolls to too many equations", span, expected=f"at most {BUDGET} a block", found="more"
-            )
+            raise self._too_large("this unrolls to too many equations", span)
         name = name if name is not None else self.fresh(f"{hint}.1" if identifier(hint) in self.used else hint)
         self.equations.append(Equation(name, op, args, span, tuple(attrs.items())))
         return Ref(name, span)
+
+    def _too_large(self, message: str, span: Span) -> TooLarge:
+        self.report("NL003", message, span, expected=f"at most {BUDGET} a block", found="more")
+        return TooLarge()
+
+    def unroll(self, copies: int, span: Span) -> None:
+        """Count the copies that a `for`, `chain` or `sum` makes."""
+        self.copies += copies
+        if self.copies > BUDGET:
+            raise self._too_large("this unrolls to too many copies", span)
 
     def alias(self, atom: Atom, span: Span, name: str) -> Ref:
         """Make `name` stand for an atom that already has a name of its own."""

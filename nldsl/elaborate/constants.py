@@ -8,6 +8,7 @@ from typing import Any
 from nldsl import tree
 from nldsl.dims import Dim
 from nldsl.elaborate.scope import Constant, Scope
+from nldsl.source import Span
 
 FUNCTIONS = {
     "sqrt": math.sqrt,
@@ -55,9 +56,31 @@ def as_float(value: Any) -> float | None:
 def evaluate(fn: Any, *args: float) -> float | None:
     try:
         result = fn(*args)
-    except (ArithmeticError, ValueError):
+    except (ArithmeticError, ValueError, TypeError):  # a TypeError: a complex number is no float
         return None
     return result if isinstance(result, float) else None
+
+
+def undefined(expr: tree.Expr, scope: Scope) -> tuple[str, Span] | None:
+    """Why an expression over known numbers has no value, and where: `1 / 0`, a root of a negative number."""
+    match expr:
+        case tree.Unary("-", operand):
+            return undefined(operand, scope)
+        case tree.Call(tree.Name(name), (tree.Arg(None, argument),)) if name in FUNCTIONS and scope.find(name) is None:
+            number = as_float(constant(argument, scope))
+            if number is not None and constant(expr, scope) is None:
+                return f"`{name}` has no value here", expr.span
+            return undefined(argument, scope)
+        case tree.Binary(op, left, right):
+            inner = undefined(left, scope) or undefined(right, scope)
+            a, b = as_float(constant(left, scope)), as_float(constant(right, scope))
+            if inner is not None or a is None or b is None or constant(expr, scope) is not None:
+                return inner
+            if b == 0 and op == "/" or a == 0 and op == "^":
+                return "division by zero", expr.span
+            root = op == "^" and a < 0 and b != int(b)
+            return "a root of a negative number is not a real number" if root else "this number is too large", expr.span
+    return None
 
 
 def arithmetic(op: str, a: Any, b: Any) -> Dim | float | None:

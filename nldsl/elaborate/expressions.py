@@ -10,7 +10,7 @@ from nldsl.core import Atom, Last, Num, Param, Ref, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
-from nldsl.elaborate.constants import constant
+from nldsl.elaborate.constants import as_float, constant, undefined
 from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Stream, Variable
 from nldsl.source import Span
 from nldsl.vocabulary import WORDS
@@ -48,6 +48,9 @@ class Expressions:
                 return self.b.emit("neg", (self.atom(operand, scope, hint),), expr.span, name, hint)
             case tree.Binary(op, left, right):
                 args = (self.atom(left, scope, hint), self.atom(right, scope, hint))
+                self._defined(expr, args, scope)
+                if op == "/" and isinstance(args[1], Num) and as_float(args[1].value) == 0:
+                    raise self.b.fail("NL120", "division by zero", right.span, expected="a number other than 0", found="0")
                 return self.b.emit(BINARY[op], args, expr.span, name, hint)
             case tree.Sum(body, var, over):
                 return self._sum(expr, body, var, over, scope, hint, name)
@@ -56,6 +59,11 @@ class Expressions:
             case tree.Str() | tree.ListOf() | tree.Range():
                 raise self.b.fail("NL104", "a list, range or text is not a stream", expr.span, expected="a stream")
         raise AssertionError(expr)
+
+    def _defined(self, expr: tree.Expr, args: tuple[Atom, ...], scope: Scope) -> None:
+        """An operation on known numbers has a value."""
+        if all(isinstance(a, Num) for a in args) and (wrong := undefined(expr, scope)) is not None:
+            raise self.b.fail("NL120", wrong[0], wrong[1], expected="a real number", found=f"`{wrong[1].text}`")
 
     # --- names ---------------------------------------------------------------------------------
 
@@ -198,11 +206,14 @@ class Expressions:
     def _word(self, expr: tree.Call, word: str, scope: Scope, hint: str, name: str | None) -> Atom:
         self._count(expr, WORDS[word].arity)
         args = tuple(self.atom(a.value, scope, hint) for a in expr.args)
+        self._defined(expr, args, scope)
         return self.b.emit(word, args, expr.span, name, hint)
 
     def _attend(self, expr: tree.Call, store: Remembered, scope: Scope, hint: str, name: str | None) -> Atom:
         query = self._one(expr, scope, hint)
         assert store.pairs is not None
+        if not store.pairs and store.node is not None:
+            self.filled(store, expr)
         if not store.pairs:
             raise Skip  # its clauses were wrong, and reported
         key, value, window = store.pairs
@@ -259,6 +270,7 @@ class Expressions:
         else:
             value = constant(expr, scope)
             if isinstance(value, (list, tuple)):
+                self.b.unroll(len(value), expr.span)
                 return list(value)
             low, high = Dim.of(0), value
         if not isinstance(low, Dim) or not isinstance(high, Dim):
@@ -268,6 +280,7 @@ class Expressions:
         assert first is not None and stop is not None
         if stop - first > 1024:
             raise self.b.fail("NL003", "too many copies", expr.span, expected="at most 1024", found=str(stop - first))
+        self.b.unroll(max(stop - first, 0), expr.span)
         return [Dim.of(i) for i in range(first, stop)]
 
     # --- supplied by the other halves of elaboration ---------------------------------------------
@@ -276,6 +289,9 @@ class Expressions:
         raise NotImplementedError
 
     def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Atom:
+        raise NotImplementedError
+
+    def filled(self, store: Remembered, reader: tree.Call) -> None:
         raise NotImplementedError
 
     def because(self, scope: Scope, name: str) -> tuple[Label, ...]:

@@ -22,12 +22,28 @@ class Memories(Expressions):
         super().__init__(builder)
         self.declared = Declarations(builder)
         self.top = top
+        self.rules: list[tree.Rule] = []  # those whose bodies are being written out
+        self.stores: dict[str, tuple[tree.Memory, str, Scope] | None] = {}  # those not elaborated yet; None while one is
 
     # --- declarations --------------------------------------------------------------------------
 
     def remembered(self, node: tree.Memory, scope: Scope, name: str) -> Remembered:
         pairs: list[Any] | None = [] if isinstance(node.type, tree.StoreType) else None
         return Remembered(name, scope.axes, node, node.name.span, pairs)
+
+    def filled(self, store: Remembered, reader: tree.Call) -> None:
+        """A store may be read by what stands before it: elaborate it now."""
+        if store.name not in self.stores:
+            return
+        waiting = self.stores[store.name]
+        if waiting is None:
+            raise self.b.fail("NL310", f"the store `{store.name}` depends on itself within one tick", reader.span,
+                              expected="a key and a value that do not read it")  # fmt: skip
+        self.stores[store.name] = None
+        try:
+            self.memory(*waiting)
+        finally:
+            del self.stores[store.name]
 
     def memory(self, node: tree.Memory, spelled: str, scope: Scope, parent: str | None = None) -> None:
         """Elaborate one memory; its binding is in the scope already."""
@@ -164,11 +180,18 @@ class Memories(Expressions):
             raise self.b.fail("NL112", f"`{step.fn.id}` is not a rule", step.fn.span, expected="a rule",
                               help=f"did you mean `{near}`?" if near else None)  # fmt: skip
         rule = found.value
+        if rule in self.rules:
+            raise self.b.fail("NL118", f"the rule `{rule.name}` trains a memory of its own by itself", step.span,
+                              Label(rule.span, "its body is written out in itself"), expected="another rule")  # fmt: skip
         result = name if name is not None else self.b.fresh(f"{memory}.{rule.name}")
         home = self._home_of(rule)
         inner = Scope(self.arguments(step, rule.name, rule.formals, scope, home), home, scope.axes)
         inner.learner = Learner(at, Ref(result, step.span), memory, objective, scope.axes, *clock, over)
-        self._rule_body(rule, inner, memory, result, step)
+        self.rules.append(rule)
+        try:
+            self._rule_body(rule, inner, memory, result, step)
+        finally:
+            self.rules.pop()
         return Ref(result, step.span)
 
     def _home_of(self, rule: tree.Rule) -> Scope:

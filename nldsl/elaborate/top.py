@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nldsl import tree
 from nldsl.diagnostics import Diagnostic, Label
-from nldsl.elaborate.constants import constant
+from nldsl.elaborate.constants import constant, undefined
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.parse import parse
 from nldsl.source import Source
@@ -47,7 +47,10 @@ def top_scope(file: tree.File, parent: Scope | None) -> tuple[Scope, list[Diagno
                 declare(name, item, item)
             case tree.Const(name, expr):
                 value = constant(expr, scope)
-                if value is None:
+                if value is None and (wrong := undefined(expr, scope)) is not None:
+                    diagnostics.append(
+                        Diagnostic("NL120", f"the constant `{name}` cannot be computed: {wrong[0]}", (Label(wrong[1]),), expected="a real number"))
+                elif value is None:
                     diagnostics.append(
                         Diagnostic("NL105", f"the constant `{name}` cannot be computed", (Label(expr.span),),
                                    expected="numbers and earlier constants"))  # fmt: skip

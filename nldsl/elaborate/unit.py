@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nldsl import tree
 from nldsl.core import Axis, Input, Instance, Param, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
-from nldsl.elaborate.builder import Builder, Skip
+from nldsl.elaborate.builder import Builder, Skip, TooLarge
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.memories import Memories
-from nldsl.elaborate.scope import Called, Constant, Operator, Scope, Sizes, Stream
+from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
 from nldsl.vocabulary import WORDS
 
 
@@ -32,8 +33,9 @@ def elaborate_unit(
     """
     work = Statements(Builder(Sizes(sizes)), top)
     scope = Scope({name: Constant(value, block.span) for name, value in formals.items()}, top)
-    work.body(block.body, scope)
     b = work.b
+    with suppress(TooLarge):  # reported
+        work.body(block.body, scope)
     if not b.outputs and not any(d.severity == "error" for d in b.diagnostics):
         b.report("NL113", f"the block `{block.name}` has no output", block.span, expected="an `out`", help="out y = ...")
     unit = Unit(
@@ -74,7 +76,10 @@ class Statements(Memories):
             case tree.Memory(name):
                 spelled = self._spelled(name, scope)
                 home = _home(scope, name)
-                self._add(home, spelled, self.remembered(stmt, scope, self._core(name, spelled, scope)), name)
+                bound = self.remembered(stmt, scope, self._core(name, spelled, scope))
+                self._add(home, spelled, bound, name)
+                if bound.pairs is not None:
+                    self.stores[bound.name] = (stmt, spelled, scope)
                 return spelled
             case tree.Equation(name):
                 spelled = self._spelled(name, scope)
@@ -123,6 +128,11 @@ class Statements(Memories):
         if not isinstance(size, Dim):
             raise self.b.fail("NL105", "the number of copies must be known before any tick", stmt.range.span,
                               expected="a whole number or a parameter", help="for x in [...] makes different copies")  # fmt: skip
+        exact = size.constant
+        if exact is not None and (exact.denominator != 1 or exact < 1):
+            self.b.report("NL201", "the number of copies must be a whole number above 0", stmt.range.span,
+                          expected="a whole number", found=str(exact))  # fmt: skip
+            size = Dim.of(1)  # and go on
         axis = Axis(self.b.fresh(stmt.var), size, len(scope.axes))
         inner = _Each({}, scope, (*scope.axes, axis), None, scope.suffix)
         index = self.b.emit("index", (), stmt.span, hint=f"{axis.id}.index", axis=axis)
@@ -164,6 +174,10 @@ class Statements(Memories):
                     self.b.inputs.append(Input(core, self.declared.type(stmt.type, scope), name.span))
             case tree.Param():
                 self._param(stmt, declared, scope)
+            case tree.Memory(type=tree.StoreType()):
+                bound = scope.find(declared)
+                if isinstance(bound, Remembered) and bound.name in self.stores:
+                    self.filled(bound, tree.Call(tree.Name(declared, stmt.span), (), stmt.span))
             case tree.Memory():
                 self.memory(stmt, declared, scope)
             case tree.Equation(name, expr):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nldsl.core import Atom, Equation, Num, Ref, Unit
-from nldsl.lower.rewrite import number
+from nldsl.core import Atom, Equation, Ref, Type, Unit
+from nldsl.lower.rewrite import Rewriter, number
 
 
 def _same(e: Equation) -> Atom | None:
@@ -18,7 +18,7 @@ def _same(e: Equation) -> Atom | None:
 
 
 def remove_copies(unit: Unit) -> Unit:
-    """Read through copies.
+    """Read through copies. Outputs and arguments of instances stay names; a copy nobody reads is left for `prune`.
 
     >>> # y = copy(x), z = norm(y)   becomes   z = norm(x)
     """
@@ -30,15 +30,31 @@ def remove_copies(unit: Unit) -> Unit:
             atom = source[atom.name]
         return atom
 
-    def keep(atom: Atom) -> Atom:
+    def name(atom: Atom) -> Atom:
         found = seen(atom)
-        return atom if isinstance(found, Num) else found
+        return found if isinstance(found, Ref) else atom
 
     return replace(
         unit,
-        equations=tuple(
-            replace(e, args=tuple(seen(a) for a in e.args)) for e in unit.equations if e.name not in source or isinstance(seen(Ref(e.name)), Num)
-        ),
-        instances=tuple(replace(i, args=tuple((n, keep(a)) for n, a in i.args)) for i in unit.instances),
-        outputs=tuple((n, keep(a)) for n, a in unit.outputs),
+        equations=tuple(replace(e, args=tuple(seen(a) for a in e.args)) for e in unit.equations),
+        instances=tuple(replace(i, args=tuple((n, name(a)) for n, a in i.args)) for i in unit.instances),
+        outputs=tuple((n, name(a)) for n, a in unit.outputs),
     )
+
+
+def name_outputs(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """Give a name to every output and argument of an instance that is a `last` or a number.
+
+    >>> # out y = last x   becomes   y.1 = copy(last x), out y = y.1
+    """
+    work = Rewriter(unit, types)
+
+    def named(hint: str, atom: Atom) -> Atom:
+        if isinstance(atom, Ref):
+            return atom
+        return work.at(atom.span).define(work.fresh(hint), "copy", (atom,))
+
+    outputs = tuple((n, named(n, a)) for n, a in unit.outputs)
+    instances = tuple(replace(i, args=tuple((n, named(f"{i.name}.{n}", a)) for n, a in i.args)) for i in unit.instances)
+    unit, types = work.finish()
+    return replace(unit, outputs=outputs, instances=instances), types

@@ -16,7 +16,7 @@ import networkx as nx
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
-from nldsl.lower.copies import remove_copies
+from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 from nldsl.lower.implicit import solve_implicit
 from nldsl.lower.retention import in_unit_interval, log
@@ -84,6 +84,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
             Diagnostic("NL602", "this implicit step cannot be solved in closed form", (Label(wrong.span),),
                        expected="a gradient that is affine in one read of the memory", found=wrong.why,
                        help="gd(rate) takes the gradient at the state before the step")) from None  # fmt: skip
+    unit, types = name_outputs(unit, types)
     unit, types = _delays(remove_copies(unit), types)
     unit = prune(unit)
     work = Rewriter(unit, types)
@@ -222,7 +223,7 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
     plain = {
         s.name for s in unit.states
-        if types[s.name].kind == "real" and s.init == ("zeros",)
+        if types[s.name].kind != "map" and s.init == ("zeros",)
         and s.every == 1 and s.reset is None and s.learned is None and not graph.has_edge(s.name, s.name)
         and sum(c == component.get(s.name) for c in component.values()) == 1
     }  # fmt: skip
@@ -240,8 +241,5 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         args = tuple(seen(a) for a in e.args)
         if args != e.args:
             work.equations[e.name] = Equation(e.name, e.op, args, e.span, e.attrs)
-    outputs = tuple((n, seen(a)) for n, a in unit.outputs)
-    instances = tuple(replace(i, args=tuple((n, seen(a)) for n, a in i.args)) for i in unit.instances)
     unit, types = work.finish()
-    states = tuple(s for s in unit.states if s.name not in plain)
-    return replace(unit, outputs=outputs, instances=instances, states=states), types
+    return replace(unit, states=tuple(s for s in unit.states if s.name not in plain)), types

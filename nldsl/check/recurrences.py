@@ -1,0 +1,86 @@
+"""Recurrences: what a value is computed from over any number of ticks holds no block, no store and no window of ticks.
+
+Refused:   memory m : real[d] { update 0.5 * last m + half(last m) }     with a block `half`
+           memory m : real[d] { update 0.5 * last m + delay(m, 2) }
+Accepted:  z = half(x)  memory m : real[d] { update 0.5 * last m + z }
+
+Blocks, stores, `delay`, `conv` and `rope` run over all ticks at once, so a recurrence stands before or behind them.
+
+>>> from nldsl.pipeline import check_source
+>>> from nldsl.source import Source
+>>> text = "block b(d) { in x : real[d]  memory m : real[d] { update 0.5 * last m + delay(%s, 2) }  out y = m }"
+>>> [d.code for d in check_source(Source("b.nl", text % "last m")).errors]
+['NL311']
+>>> check_source(Source("b.nl", text % "x")).errors
+()
+"""
+
+from __future__ import annotations
+
+from nldsl.check.causality import cyclic_core, same_tick, shortest_cycle
+from nldsl.check.reading import Reading, shown
+from nldsl.check.shapes import Types
+from nldsl.core import Atom, Last, Num, Unit
+from nldsl.diagnostics import Diagnostic, Label
+
+# Operations that need all ticks of their argument, and what to write instead on a cycle.
+WHOLE = {
+    "attend": "read and fill the store outside the recurrence",
+    "delay": "`last` of a named stream is one tick before, a `last` of that one is two",
+    "conv": "a sum over `last` of named streams",
+    "rope": "apply `rope` outside the recurrence",
+}
+
+
+def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
+    """NL311 for each block instance and each operation over ticks that its own result reaches again, now or later."""
+    reading = Reading.of(unit)
+    whole = {n for n in reading.instances} | {n for n, e in reading.equations.items() if e.op in WHOLE}
+    if not whole:
+        return []
+    names = reading.equations.keys() | reading.instances.keys()
+    edges: dict[str, dict[str, Atom]] = {
+        n: {a.name: a for a in reversed(reading.atoms(n)) if not isinstance(a, Num) and a.name in names} for n in names
+    }
+    core = cyclic_core(edges)
+    if not core & whole:
+        return []
+    import networkx as nx
+
+    graph = nx.DiGraph([(a, b) for a in core for b in edges[a] if b in core])
+    within = cyclic_core(same_tick(unit))  # NL310 has these
+    rings = [c for c in nx.strongly_connected_components(graph) if len(c) > 1 or any(n in edges[n] for n in c)]
+    found, told = [], set()
+    for ring in rings:
+        for name in sorted(ring & whole):
+            place = reading.instances[name].span if name in reading.instances else reading.equations[name].span
+            if not ring & within and (place.start, place.end) not in told:
+                told.add((place.start, place.end))
+                found.append(_report(reading, edges, shortest_cycle(edges, ring, name)))
+    return found
+
+
+def _report(reading: Reading, edges: dict[str, dict[str, Atom]], cycle: list[str]) -> Diagnostic:
+    """The cycle starts with what cannot be in it."""
+    name = cycle[0]
+    if name in reading.instances:
+        instance = reading.instances[name]
+        span, shown_as, what = instance.span, f"`{instance.block}(...)`", f"a block cannot be part of a recurrence yet: `{instance.block}`"
+        help = f"write the body of `{instance.block}` in place"
+    else:
+        equation = reading.equations[name]
+        memory = equation.attr("memory")
+        word = f"the store `{memory}`" if equation.op == "attend" else f"`{equation.op}`"
+        span, shown_as, help = equation.span, f"`{memory or equation.op}(...)`", WHOLE[equation.op]
+        what = f"{word} cannot be part of a recurrence"
+    text, labels = [shown_as], [Label(span, "its result reaches it again")]
+    for reader, read in zip(cycle, [*cycle[1:], name], strict=True):
+        atom = edges[reader][read]
+        if read == name:
+            text.append(shown_as)
+        elif shown(read):
+            text.append(f"`last {read}`" if isinstance(atom, Last) else f"`{read}`")
+        if isinstance(atom, Last) and atom.span.source is span.source:
+            labels.append(Label(atom.span, f"the value of `{read}` before this tick" if shown(read) else ""))
+    return Diagnostic("NL311", what, tuple(labels[:6]), expected="arguments that do not depend on its result, not even through `last`",
+                      found=" reads ".join(text), help=help)  # fmt: skip
