@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import builtins
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 

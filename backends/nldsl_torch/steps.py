@@ -1,0 +1,309 @@
+"""The steps of a plan as functions, and as lines of `forward` that call them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
+from nldsl.lower.equation import machine_text
+from nldsl.lower.plan import Form, Plan, machine_inputs
+from nldsl.lower.rewrite import number
+from nldsl.lower.scan import Scan
+from nldsl.lower.schedule import Recurrence, Region
+from nldsl.names import identifier
+from nldsl_torch import ops
+from nldsl_torch.body import Body, Names, ordered, renamed, worth_fusing
+from nldsl_torch.initial import size
+from nldsl_torch.recurrence import RecurrenceWriter
+
+TEMPORAL = {"delay", "conv", "count", "rope"}
+
+
+@dataclass
+class StepWriter:
+    """Writes regions, recurrences, stores and calls of one unit.
+
+    Attributes:
+        classes, inputs: of every unit by key, the name of its class and the names of its inputs.
+        functions, forward: the lines written so far.
+        carried: state key -> expression of its first value, for what is not a state of the unit.
+    """
+
+    name: str
+    plan: Plan
+    classes: dict[str, str]
+    inputs: dict[str, list[str]]  # names of the inputs of each unit, by key
+    functions: list[str] = field(default_factory=list)
+    forward: list[str] = field(default_factory=list)
+    carried: dict[str, str] = field(default_factory=dict)  # state key -> expression of its first value
+    shared: dict[str, str] = field(default_factory=dict)  # a region with its local names numbered -> its function
+
+    def __post_init__(self) -> None:
+        unit = self.plan.unit
+        self.unit, self.types = unit, self.plan.types
+        self.prefix = self.name.lower()
+        self.params = {p.name for p in unit.params}
+        self.numbers = {e.name: e.args[0].value for e in unit.equations if e.op == "copy" and isinstance(e.args[0], Num)}
+        self.indices = [e for e in unit.equations if e.op == "index"]
+        self.static = self._static()
+        self.names = Names()
+        self.ticks = any(e.op in ("count", "rope") for e in unit.equations) or any(
+            s.every > 1 or s.reset is not None for s in unit.states
+        )
+
+    def _static(self) -> set[str]:
+        """Names that are the same at every tick and for every sequence: params and what is computed from them."""
+        static = set(self.params)
+        for e in ordered(self.unit.equations):
+            if e.op not in TEMPORAL and e.op != "attend" and all(isinstance(a, Num) or (isinstance(a, Ref) and a.name in static) for a in e.args):
+                static.add(e.name)
+        return static - {s.name for s in self.unit.states}
+
+    # --- text of a value in `forward` ------------------------------------------------------------
+
+    def local(self, name: str) -> str:
+        if name in self.params:
+            return f"self.{identifier(name)}"
+        if any(e.name == name for e in self.indices):
+            return f"self.{identifier(name)}"
+        return self.names.of(name)
+
+    def value(self, atom: Ref | Last | Num) -> str:
+        if isinstance(atom, Num):
+            return ops.literal(atom.value)
+        return self.local(atom.name)
+
+    def stream(self, atom: Ref | Last | Num) -> str:
+        """A value with batch and ticks, as outputs and arguments of instances have them."""
+        assert isinstance(atom, Ref), atom
+        if atom.name in self.numbers:
+            return f"self._like.new_full((B, T), {ops.literal(self.numbers[atom.name])})"
+        text = self.local(atom.name)
+        return f"{text}.expand(B, T, *{text}.shape)" if atom.name in self.static else text
+
+    # --- regions -----------------------------------------------------------------------------------
+
+    def _needed(self, step: Region) -> list[str]:
+        """Names of a region that something outside it reads."""
+        inside = {e.name for e in step.equations}
+        readers: set[str] = {a.name for _, a in self.unit.outputs if not isinstance(a, Num)}
+        for e in self.unit.equations:
+            if e.name not in inside:
+                readers |= {a.name for a in e.args if not isinstance(a, Num)}
+        for i in self.unit.instances:
+            readers |= {a.name for _, a in i.args if not isinstance(a, Num)}
+        for form in self.plan.forms.values():
+            readers |= machine_inputs(form)
+        return [e.name for e in step.equations if e.name in readers]
+
+    def _region(self, n: int, step: Region) -> None:
+        equations = [e for e in ordered(step.equations) if e.op != "index" and e.name not in self.numbers]
+        if not equations:
+            return
+        inside = {e.name for e in equations}
+        outputs = [name for name in self._needed(step) if name in inside]
+        names = Names()
+        body = Body(names, self.types, self.params, equations, outputs)
+        pasts: dict[str, str] = {}
+        tick = False
+        for e in equations:
+            if e.op in TEMPORAL:
+                tick |= self._temporal(body, e, pasts, equations)
+            else:
+                body.equation(e)
+        streams = [r for r in body.reads if r not in self.static]
+        fixed = [r for r in body.reads if r in self.static]
+        args = [names.of(r) for r in streams] + list(pasts.values()) + [names.of(r) for r in fixed] + (["tick"] if tick else [])
+        gives = [names.of(o) for o in outputs] + list(pasts.values())
+        rest = [*body.lines, f"return {', '.join(gives)}{',' if len(gives) == 1 else ''}"]
+        # Equal regions, of the links of a chain, are one function and so compiled once.
+        key = renamed("\n".join([f"{len(streams)} {len(pasts)} {', '.join(args)}", *rest]), {*names.taken.values(), "tick"})
+        fn = self.shared.setdefault(key, f"{self.prefix}_region_{n}")
+        if fn == f"{self.prefix}_region_{n}":
+            self.functions += [
+                f"@region(streams={len(streams)}, pasts={len(pasts)}, fuse={bool(streams) and worth_fusing(equations)})",
+                f"def {fn}({', '.join(args)}):",
+                f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
+                *(f"    {line}" for line in rest),
+                "",
+                "",
+            ]
+        held = [f'state["{key}"]' for key in pasts]
+        call = [self.local(r) for r in streams] + held + [self.local(r) for r in fixed] + (['state[":tick"]'] if tick else [])
+        targets = [self.local(o) for o in outputs] + [f'new["{key}"]' for key in pasts]
+        self.forward.append(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {fn}({', '.join(call)})")
+
+    def _temporal(self, body: Body, e: Equation, pasts: dict[str, str], equations: list[Equation]) -> bool:
+        """An equation that looks at other ticks; returns whether it needs the tick counter."""
+        name = body.names.of(e.name)
+        body.note(e.span)
+        if e.op == "count":
+            some = self.unit.inputs[0].name
+            real = [i.name for i in self.unit.inputs if i.type.kind == "real"] + sorted(self.params)
+            body.reads |= dict.fromkeys([some, *real[:1]])
+            # Whole numbers would become float32 in a division, whatever the dtype of the module.
+            like = f".to({body.names.of(real[0])}.dtype)" if real else ""
+            body.lines.append(f"{name} = ticks({body.names.of(some)}, tick){like}")
+            return True
+        source = body.text(e.args[0])
+        if e.op == "rope":
+            body.lines.append(f"{name} = rope({source}, ticks({source}, tick))")
+            return True
+        key = f"{e.name}:past"
+        past = pasts.setdefault(key, body.names.of(key))
+        given = self.types[e.args[0].name] if not isinstance(e.args[0], Num) else Type("real")
+        length = e.attr("ticks") - (1 if e.op == "conv" else 0)
+        shape = "".join(f", {n}" for n in size(given))
+        dtype = {"int": ", dtype=torch.int64", "bool": ", dtype=torch.bool"}.get(given.kind, "")
+        self.carried[key] = f"z.new_zeros(batch, {length}{shape}{dtype})"
+        if e.op == "conv":
+            body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past}, {e.attr('ticks')})")
+        else:
+            body.lines.append(f"{name}, {past} = delay({source}, {past})")
+        return False
+
+    # --- recurrences -------------------------------------------------------------------------------
+
+    def _recurrence(self, step: Recurrence) -> None:
+        form = self.plan.forms[step.states[0]]
+        prefix = f"{self.prefix}_{identifier(step.states[0])}"
+        equation = machine_text(self.plan, form) if form.machine is not None else []
+        writer = RecurrenceWriter(prefix, self.unit, self.types, self.static, step, form, equation)
+        tick = writer.tick()
+        self.functions += [*tick.lines, "", ""]
+        states = list(step.states)
+        sums = [f"{e.name}:sum" for e in writer.folds]
+        for e in writer.folds:
+            self.carried[f"{e.name}:sum"] = f"z.new_zeros(batch{''.join(f', {n}' for n in size(self.types[e.name]))})"
+        outs = [self.local(o) for o in step.outputs]
+        first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None]
+        fixed = [self.local(f) for f in tick.fixed]
+        keys = states + sums
+        self.forward.append(f"# {', '.join(states)}: {form.name}")
+        indent = ""
+        if form.name != "loop":
+            self.forward.append("if T == 1:")
+            indent = "    "
+        streams = [self.local(s) for s in tick.streams]
+        held = ", ".join(f'state["{k}"]' for k in keys)
+        run = f"loop({prefix}_tick, [{', '.join(streams)}], [{', '.join(fixed)}], [{held}]"
+        run += f", T, first=[{', '.join(first)}]" if first else ", T"
+        run += ', start=state[":tick"])' if writer.clocked else ")"
+        targets = ", ".join(f'new["{k}"]' for k in keys)
+        self.forward.append(f"{indent}({''.join(o + ', ' for o in outs)}), ({targets},) = {run}")
+        if form.machine is not None:
+            self.forward.append("else:")
+            self._chunks(writer, form, step, prefix)
+        elif form.scan is not None:
+            self.forward.append("else:")
+            self._scan(form.scan, step, prefix)
+
+    def _scan(self, scan: Scan, step: Recurrence, prefix: str) -> None:
+        """All states of a vector at once, then the other equations of its group as maps."""
+        state = self.types[scan.state]
+        factor, given = (
+            ops.literal(a.value) if isinstance(a, Num) else ops.align(self.value(a), self.types[a.name], state) for a in (scan.factor, scan.input)
+        )
+        now, before = self.local(scan.state), self.names.of(f"last {scan.state}")
+        self.forward.append(f'    {now}, {before} = linear_scan({factor}, {given}, state["{scan.state}"], T)')
+        self.forward.append(f'    new["{scan.state}"] = {now}[:, -1]')
+        rest = [e for e in ordered(step.equations) if e.name != scan.state]
+        outputs = [o for o in step.outputs if o != scan.state]
+        if not outputs:
+            return
+        names = Names()
+        body = Body(names, self.types, self.params, rest, outputs)
+        for e in rest:
+            body.equation(e)
+        reads = [r for r in body.reads if r not in self.static] + [r for r in body.reads if r in self.static]
+        self.functions += [
+            f"@region(streams={sum(r not in self.static for r in reads)}, fuse={worth_fusing(rest)})",
+            f"def {prefix}_around({', '.join(names.of(r) for r in reads)}):",
+            f'    """Equations around {scan.state}, for all ticks."""',
+            *(f"    {line}" for line in body.lines),
+            f"    return {', '.join(names.of(o) for o in outputs)},",
+            "",
+            "",
+        ]
+        call = ", ".join(before if r.startswith("last ") else self.local(r) for r in reads)
+        self.forward.append(f"    {', '.join(self.local(o) for o in outputs)}, = {prefix}_around({call})")
+
+    def _chunks(self, writer: RecurrenceWriter, form: Form, step: Recurrence, prefix: str) -> None:
+        assert form.machine is not None
+        lines, vectors, scalars, reads = writer.chunks()
+        self.functions += [*lines, "", ""]
+        axes = writer.axes
+        lead = f"(B, T{''.join(f', {ops.literal(a.size)}' for a in axes)})"
+        packed = []
+        for atom in (*vectors, *scalars):
+            given = self.types[atom.name]
+            wanted = Type(given.kind, given.shape, axes)
+            packed.append(f"to_memory({ops.align(self.local(atom.name), given, wanted)}, {lead})")
+        machine, say = form.machine, self.forward.append
+        side = [f'state["{s}"]' + (".mT" if form.transposed else "") for s in machine.states]
+        joined = ", ".join(side)
+        say(f"    s = {joined}" if len(side) == 1 else f"    s = torch.cat([{joined}], -1)")
+        say("    xs = [")
+        self.forward += [f"        {x}," for x in packed]
+        say("    ]")
+        say(f"    reads, s = segments({prefix}_chunks, xs, s, {1 + len(axes)}, {form.chunk})")
+        back = [f'new["{s}"]' for s in machine.states]
+        if len(back) == 1:
+            say(f"    {back[0]} = s{'.mT' if form.transposed else ''}.to(state[{machine.states[0]!r}].dtype)")
+        else:
+            turn = ".mT" if form.transposed else ""
+            say(f"    {', '.join(back)} = (x{turn}.to(self._like.dtype) for x in s.chunk({len(back)}, -1))")
+        sizes = [ops.literal(self.types[r].shape[0]) for r in reads]
+        names = [self.names.of(f"read {r}") for r in reads]
+        say(f"    {', '.join(names)}{',' if len(names) == 1 else ''} = from_memory(reads, {len(axes)}).to(self._like.dtype).split([{', '.join(sizes)}], -1)")
+        for output in step.outputs:
+            vector = machine.vectors[output]
+            kind = self.types[output]
+            terms = []
+            for r, coefficient in vector.reads:
+                text = self.names.of(f"read {r}")
+                scale = number(coefficient)
+                if scale is None:
+                    text += f" * {ops.align(self.value(coefficient), self.type_of(coefficient), Type('real', kind.shape, axes))}"
+                elif scale != 1.0:
+                    text += f" * {scale!r}"
+                terms.append(text)
+            if vector.constant is not None:
+                terms.append(ops.align(self.value(vector.constant), self.type_of(vector.constant), Type("real", kind.shape, axes)))
+            say(f"    {self.local(output)} = {' + '.join(terms)}")
+
+    def type_of(self, atom: Atom) -> Type:
+        """The type of a stream; a number has none."""
+        assert not isinstance(atom, Num), atom
+        return self.types[atom.name]
+
+    # --- stores and instances ------------------------------------------------------------------------
+
+    def _attention(self, e: Equation) -> None:
+        result = self.types[e.name]
+        lead = f"(B, T{''.join(f', {ops.literal(a.size)}' for a in result.axes)})"
+        store, window = e.attr("memory"), e.attr("window")
+        moved = []
+        for atom in e.args:
+            given = self.type_of(atom)
+            moved.append(f"to_memory({ops.align(self.value(atom), given, Type('real', given.shape, result.axes))}, {lead})")
+        q, k, v = moved
+        heads = "".join(f", {ops.literal(a.size)}" for a in result.axes)
+        for key, atom in ((f"{store}:key", e.args[1]), (f"{store}:value", e.args[2])):
+            self.carried[key] = f"z.new_zeros(batch{heads}, 0, {ops.literal(self.type_of(atom).shape[0])})"
+        say = self.forward.append
+        say(f"# {store}: store, {e.span.where}")
+        say(f"k_, v_ = {k}, {v}")
+        past = f'(state["{store}:key"], state["{store}:value"])'
+        say(f"{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, {past}), {len(result.axes)})")
+        for key, x in ((f"{store}:key", "k_"), (f"{store}:value", "v_")):
+            say(f'new["{key}"] = remember(state["{key}"], {x}, {window})')
+
+    def _call(self, i: Instance) -> None:
+        attr = identifier(i.name)
+        given = {name: self.stream(atom) for name, atom in i.args}
+        args = ", ".join(given[name] for name in self.inputs[i.unit or ""])
+        self.forward.append(f'y_, part_ = self.{attr}({args}, state=part(state, "{attr}."), return_state=True)')
+        self.forward.append(f'new |= whole(part_, "{attr}.")')
+        for o in i.outputs:
+            self.forward.append(f"{self.local(f'{i.name}.{o}')} = y_" + (f'["{o}"]' if len(i.outputs) > 1 else ""))
