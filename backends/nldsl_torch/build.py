@@ -96,7 +96,7 @@ def load_module(source: str, name: str, *, compiled: bool = False) -> python.Mod
             if isinstance(value, Region):
                 value.compiled = True
     for cls in classes(made):
-        cls.__reduce__ = lambda self: (revive, (source, name, compiled, type(self).__name__), self.__dict__)  # type: ignore[assignment, method-assign]
+        cls.__reduce__ = lambda self: (revive, (source, name, compiled, type(self).__name__), self.__dict__)  # type: ignore[method-assign]
     sys.modules[full] = made
     return made
 

@@ -187,6 +187,7 @@ class Memories(Expressions):
         home = self._home_of(rule)
         inner = Scope(self.arguments(step, rule.name, rule.formals, scope, home), home, scope.axes)
         inner.learner = Learner(at, Ref(result, step.span), memory, objective, scope.axes, *clock, over)
+        self.b.unroll(8 if self.rules else 0, step.span)  # rules in rules may double at each level
         self.rules.append(rule)
         try:
             self._rule_body(rule, inner, memory, result, step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from nldsl import tree
@@ -34,8 +33,10 @@ def elaborate_unit(
     work = Statements(Builder(Sizes(sizes)), top)
     scope = Scope({name: Constant(value, block.span) for name, value in formals.items()}, top)
     b = work.b
-    with suppress(TooLarge):  # reported
+    try:
         work.body(block.body, scope)
+    except TooLarge:  # reported, and a part of it says nothing
+        return Unit(key, block.name, tuple(formals.items()), (), (), (), (), (), (), (), block.span), b.diagnostics
     if not b.outputs and not any(d.severity == "error" for d in b.diagnostics):
         b.report("NL113", f"the block `{block.name}` has no output", block.span, expected="an `out`", help="out y = ...")
     unit = Unit(
