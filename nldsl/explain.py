@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nldsl.check.levels import levels
 from nldsl.core import State
-from nldsl.lower.cost import attention, chunk_flops, map_flops, state_bytes, tick_flops
+from nldsl.dims import Dim
+from nldsl.lower.cost import attention, chunk_flops, decoding_flops, map_flops, state_bytes, tick_flops
 from nldsl.lower.equation import machine_text
 from nldsl.lower.plan import Plan, plan
 from nldsl.lower.schedule import Recurrence
+from nldsl.pipeline import block_parameters
 from nldsl.program import Elaborated, Program
 from nldsl.render.text import levels_text
 
 
 def explain(program: Program) -> str:
     """A section for each block of a file, at the sizes its parameters stand for."""
-    return "\n\n".join(explain_block(program, block) for block in program.blocks)
+    needed = block_parameters(program.checked.file)
+    return "\n\n".join(
+        _waiting(program, block, sorted(needed[block])) if needed[block] else explain_block(program, block) for block in program.blocks)  # fmt: skip
 
 
-def explain_block(program: Program, block: str) -> str:
-    """One block; the blocks it uses have sections of their own."""
-    elaborated = program.symbolic(block)
+def _waiting(program: Program, block: str, needed: list[str]) -> str:
+    """A block that is nothing until the blocks it takes are given."""
+    values = " ".join(f"-D {name}=NAME" for name in needed)
+    return f"block {block}  ({program.block(block).span.where})\n  takes blocks as parameters: --block {block} {values}"
+
+
+def explain_block(program: Program, block: str, sizes: Mapping[str, Any] | None = None) -> str:
+    """One block, at the sizes its parameters stand for or at those given; the blocks it uses have sections of their own."""
+    elaborated = program.elaborate(block, sizes) if sizes else program.symbolic(block)
     found = plan(elaborated.unit, dict(elaborated.types[elaborated.key]))
     lines = [f"block {block}  ({elaborated.unit.span.where})"]
     recurrences = [step for step in found.steps if isinstance(step, Recurrence)]
@@ -30,6 +43,10 @@ def explain_block(program: Program, block: str) -> str:
         lines.append(f"  {instance.name}: the block `{instance.block}`")
     lines.append(f"  maps      {_sum(map_flops(found))} FLOPs a token, for all ticks at once")
     lines.append(f"  state     {_sum(state_bytes(found))} bytes a sequence (float32)")
+    if found.unit.instances:
+        flops, kept = _totals(elaborated, elaborated.key, {})
+        lines.append(f"  in all    {_sum(flops)} FLOPs a token when decoding, with the blocks inside")
+        lines.append(f"            {_sum(kept)} bytes of state a sequence")
     lines += [f"  {'levels' if n == 0 else '      '}    {line}" for n, line in enumerate(_levels(elaborated))]
     defaults = _defaults(found)
     if defaults:
@@ -41,6 +58,18 @@ def _levels(elaborated: Elaborated) -> list[str]:
     """The levels of the block with all blocks in it, slowest first; a large model's are left to `nldsl graph`."""
     found = levels_text(levels(elaborated.units, elaborated.key)).splitlines()
     return found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more"]
+
+
+def _totals(elaborated: Elaborated, key: str, known: dict[str, tuple[Dim, Dim]]) -> tuple[Dim, Dim]:
+    """FLOPs of a tick and bytes of state of a unit with everything inside it."""
+    if key not in known:
+        found = plan(elaborated.units[key], dict(elaborated.types[key]))
+        flops, kept = decoding_flops(found), state_bytes(found)
+        for instance in found.unit.instances:
+            inside = _totals(elaborated, instance.unit or "", known)
+            flops, kept = flops + inside[0], kept + inside[1]
+        known[key] = flops, kept
+    return known[key]
 
 
 def _sum(value: object) -> str:

@@ -8,6 +8,7 @@ no text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def check_source(source: Source) -> Checked:
     found = [*found, *wrong, *check_units(units), *(d for rule in rules for d in check_rule(rule, top))]
     if not any(d.severity == "error" for d in found):
         found += [d for item in file.items if isinstance(item, tree.Train) for d in read_train(item, top)[1]]
-    return Checked(source, file, top, units, keys, distinct(found))
+    return Checked(source, file, top, units, keys, distinct(without_consequences(found)))
 
 
 def check_units(units: Units) -> list[Diagnostic]:
@@ -87,6 +88,20 @@ def distinct(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     cyclic = [label.span for d in first.values() if d.code in ("NL310", "NL311") for label in d.spans]
     kept = [d for d in first.values() if not (d.code == "NL204" and any(overlap(d.spans[0].span, span) for span in cyclic))]
     return tuple(sorted(kept, key=Diagnostic.sort_key))
+
+
+def without_consequences(found: list[Diagnostic]) -> list[Diagnostic]:
+    """Where a statement could not be read, what misses it is not a mistake of its own."""
+    broken = [d.spans[0].span for d in found if d.code.startswith("NL0") and d.code != "NL003" and d.spans]
+    if not broken:
+        return found
+    lines = "\n".join(s.source.text[s.source.text.rfind("\n", 0, s.start) + 1 :].split("\n", 1)[0] for s in broken)
+    lost = set(re.findall(r"\w+", lines))
+    return [d for d in found if d.code not in MISSING and not (d.code in ("NL101", "NL112") and d.spans and d.spans[0].span.text in lost)]
+
+
+# A block without outputs, a memory without its step, what is not read: the statement may be one that could not be read.
+MISSING = {"NL113", "NL190", "NL191", "NL401", "NL402", "NL410"}
 
 
 def overlap(a: Span, b: Span) -> bool:

@@ -118,13 +118,15 @@ class Program:
             raise NlError(*(_missing(node, f, "cell") for f in node.formals if f.name in needed))
         return _reached(key, self.checked.units)
 
-    def elaborate(self, block: str, **sizes: Any) -> Elaborated:
+    def elaborate(self, block: str, sizes: Mapping[str, Any] | None = None, /, **more: Any) -> Elaborated:
         """One block at concrete parameters: whole numbers, floats, lists of them, and names of blocks.
+
+        Parameters are given by name, or as a dict `sizes`, where a name like `dtype` means nothing else.
 
         Raises:
             NlError: a parameter is missing, unknown or does not fit.
         """
-        node = self.block(block)
+        node, sizes = self.block(block), {**(sizes or {}), **more}
         units = Units(self.checked.top)
         formals = self._formals(node, sizes)
         key = units.block(node, formals)
@@ -179,7 +181,9 @@ class Program:
             return None if any(i is None for i in items) else tuple(items)
         return None
 
-    def module(self, block: str, *, dtype: Any = None, device: Any = None, compile: bool = False, **sizes: Any) -> Any:
+    def module(
+        self, block: str, sizes: Mapping[str, Any] | None = None, /, *, dtype: Any = None, device: Any = None, compile: bool = False, **more: Any
+    ) -> Any:
         """The block as a `torch.nn.Module`: `forward(x, state=None, return_state=False)`, `step`, `initial_state`.
 
         With `compile`, `torch.compile` fuses what has no state; the first call then takes seconds, at any length.
@@ -187,12 +191,12 @@ class Program:
         Raises:
             NlError: a parameter does not fit, or the torch backend is not installed.
         """
-        elaborated = self.elaborate(block, **sizes)
+        elaborated = self.elaborate(block, {**(sizes or {}), **more})
         return backend("nldsl_torch").module(*elaborated.parts, dtype=dtype, device=device, compile=compile)
 
-    def interpreter(self, block: str, **sizes: Any) -> Any:
+    def interpreter(self, block: str, sizes: Mapping[str, Any] | None = None, /, **more: Any) -> Any:
         """The block run tick by tick: the meaning of the language."""
-        elaborated = self.elaborate(block, **sizes)
+        elaborated = self.elaborate(block, {**(sizes or {}), **more})
         return backend("nldsl_interpreter").Interpreter(*elaborated.parts)
 
     def reveal(self, block: str, name: str) -> str:
@@ -233,6 +237,8 @@ def read_source(path_or_text: str | Path) -> Source:
     """
     if isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text):
         return Source("<text>", path_or_text)
+    if path_or_text == "":
+        raise NlError(Diagnostic("NL801", "this is neither the name of a file nor a text: it is empty", expected="a .nl file, or text with a block"))
     path = Path(path_or_text)
     try:
         with open(path, "rb") as file:

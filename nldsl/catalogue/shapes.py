@@ -24,8 +24,9 @@ PAGES = {
     ),
     "NL204": error(
         "a shape that depends on itself",
-        "A stream that reads its own past through `last` has no declared type to start from. Make it a memory.",
-        "block b(d) {\n  in x : real[d]\n  z = last z + x\n  out y = z\n}",
-        "block b(d) {\n  in x : real[d]\n  memory z : real[d] = 0 { update last z + x }\n  out y = z\n}",
+        "A stream that reads its own past through `last` has the shape of what it is added to or multiplied with; here"
+        " nothing says it. Make it a memory, which has a declared type.",
+        "block b(d) {\n  in x : real[d]\n  z = tanh(last z)\n  out y = x + z\n}",
+        "block b(d) {\n  in x : real[d]\n  memory z : real[d] = 1 { update tanh(last z) }\n  out y = x + z\n}",
     ),
 }

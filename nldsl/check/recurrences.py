@@ -35,7 +35,7 @@ WHOLE = {
 def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
     """NL311 for each block instance and each operation over ticks that its own result reaches again, now or later."""
     reading = Reading.of(unit)
-    whole = {n for n in reading.instances} | {n for n, e in reading.equations.items() if e.op in WHOLE}
+    whole = set(reading.instances) | {n for n, e in reading.equations.items() if e.op in WHOLE}
     if not whole:
         return []
     names = reading.equations.keys() | reading.instances.keys()

@@ -46,6 +46,8 @@ class _Shapes:
         self.equations = {e.name: e for e in unit.equations}
         self.instances = {f"{i.name}.{o}": i for i in unit.instances for o in i.outputs}
         self.resolved: dict[str, str] = {}
+        self.assumed: Types = {}  # of names on a cycle through `last`
+        self.narrowed: Types = {}  # updates of `real` states that are a `real[1]`
         self.states = {s.name: s for s in unit.states}
         given: tuple[Input | Param | State, ...] = (*unit.inputs, *unit.params, *unit.states)
         for declared in given:
@@ -62,6 +64,8 @@ class _Shapes:
                 continue
             waiting = [n for n in self._reads(name) if not self._known(n)]
             cyclic = [n for n in waiting if n in open_names]
+            if cyclic and self._assume([n for n in stack[stack.index(cyclic[0]) :] if n in open_names] + [name]):
+                continue
             if cyclic:
                 self._cycle(name, cyclic[0])
                 stack.pop()
@@ -99,6 +103,44 @@ class _Shapes:
         self.failed.add(name)  # its declaration was wrong, and reported
         return []
 
+    def _assume(self, path: list[str]) -> bool:
+        """Type a cycle of reads, each name of `path` reading the next and the last one the first: a sum or product on
+        it has the shape of its other operand. What is assumed is compared with what comes out."""
+        names = list(dict.fromkeys(path))
+        for at, name in reversed(list(enumerate(names))):
+            equation = self.equations.get(name)
+            if equation is None or equation.op not in ("add", "sub", "mul", "div") or name in self.assumed:
+                continue
+            for arg in equation.args:
+                if isinstance(arg, Num) or arg.name in names or self._reaches(arg.name, set(names)):
+                    continue
+                self.settle(arg.name)
+                found = self.types.get(arg.name)
+                if found is None or found.kind != "real":
+                    continue
+                self.assumed[name] = self.types[name] = found
+                for reader in reversed(names[:at]):
+                    result = self._typed(self.equations[reader], self.types) if reader in self.equations else None
+                    if result is None:
+                        break
+                    self.assumed[reader] = self.types[reader] = result
+                if names[0] in self.types:
+                    return True
+                for guess in [n for n in names if n in self.assumed]:
+                    self.types.pop(guess, None)
+        return False
+
+    def _reaches(self, start: str, goals: set[str]) -> bool:
+        seen, stack = {start}, [start]
+        while stack:
+            name = stack.pop()
+            fresh = [] if self._known(name) else [n for n in self._reads(name) if n not in seen]
+            if goals & set(fresh):
+                return True
+            seen.update(fresh)
+            stack += fresh
+        return False
+
     def _cycle(self, name: str, through: str) -> None:
         span = self.equations[name].span if name in self.equations else self.unit.span
         self.failed.add(name)
@@ -119,7 +161,14 @@ class _Shapes:
         if result is None:
             self.failed.add(name)
         elif name not in self.states:
+            if self.assumed.get(name, result) != result:
+                self.failed.add(name)
+                self.diagnostics.append(
+                    Diagnostic("NL204", f"the shape of `{name}` depends on itself", (Label(equation.span),), expected=str(self.assumed[name]),
+                               found=str(result), help="a memory has a declared type"))  # fmt: skip
             self.types[name] = result
+        elif self.states[name].type == Type("real", (), result.axes) and is_number(result) and result.shape:
+            self.narrowed[name] = result
         else:
             self._fits_state(equation, self.states[name], result)
 
@@ -255,6 +304,17 @@ class _Shapes:
             yield tuple(atom for _, atom in instance.args)
         yield tuple(atom for _, atom in self.unit.outputs)
 
+    def _narrow(self, equation: Equation) -> tuple[Equation, ...]:
+        """A `real` memory becomes the one entry of a `real[1]`."""
+        if equation.name not in self.narrowed:
+            return (equation,)
+        wide, number = f"{equation.name}.wide", 0
+        while wide in self.types or wide in self.equations:
+            number += 1
+            wide = f"{equation.name}.wide.{number}"
+        self.types[wide] = self.narrowed[equation.name]
+        return replace(equation, name=wide), Equation(equation.name, "sum", (Ref(wide, equation.span),), equation.span)
+
     def finish(self) -> Unit:
         def typed(param: Param) -> Param:
             return replace(param, type=self.types.get(param.name, param.type))
@@ -268,6 +328,6 @@ class _Shapes:
             self.unit,
             params=tuple(map(typed, self.unit.params)),
             states=(*self.unit.states, *implied.values()),
-            equations=tuple(e for e in self.unit.equations if e.op != "expect"),
+            equations=tuple(part for e in self.unit.equations if e.op != "expect" for part in self._narrow(e)),
             instances=tuple(replace(i, unit=self.resolved.get(i.name)) for i in self.unit.instances),
         )

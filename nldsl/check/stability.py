@@ -93,7 +93,7 @@ def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -
                            (Label(span, f"in {bound}"), Label(state.span, "the memory it trains")), expected="a rate of at least 0",
                            found=f"in {bound}", help=f"softplus({span.text}), or sigmoid({span.text})"))  # fmt: skip
         at = gradient.args[0]
-        if implicit_at(gradient, implicit) is not None and at.name not in carried - {state.name}:  # type: ignore[union-attr]
+        if isinstance(at, Ref) and implicit_at(gradient, implicit) is not None and name in reading.ancestors(at.name):
             continue  # an implicit step never overshoots
         if not reading.holds(at, state.name, carried):
             continue

@@ -25,6 +25,9 @@ COMMANDS = {
     "new": "Write a small spec to start from.",
 }
 
+# Mistakes in the command line itself: blocks, stages and parameters that are not there, places that cannot be written.
+COMMAND_LINE = {"NL803", "NL805", "NL807", "NL810", "NL811", "NL813"}
+
 
 class Commands(click.Group):
     """Loads a command's module when it is asked for, so that `nldsl check` imports nothing it does not use."""
@@ -78,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except NlError as error:
         click.echo(str(error), err=True)
-        return 1
+        return 2 if all(d.code in COMMAND_LINE for d in error.diagnostics) else 1
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2

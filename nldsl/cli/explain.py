@@ -7,22 +7,27 @@ from pathlib import Path
 
 import click
 
+from nldsl.cli.common import Block, Sizes, open_program, parse_sizes, pick_block
 from nldsl.codes import CODES, Code
 from nldsl.diagnostics import Diagnostic, NlError, did_you_mean
 
 
 @click.command()
 @click.argument("subject", metavar="FILE|CODE")
-def command(subject: str) -> None:
+@Block
+@Sizes
+def command(subject: str, block: str | None, sizes: tuple[str, ...]) -> None:
     """Say what the compiler makes of a file, or what the code of a diagnostic means."""
     if re.fullmatch(r"(?i)nl-?\d+", subject) and not Path(subject).exists():
         click.echo(page(subject.upper().replace("-", "")))
         return
-    from nldsl.cli.common import open_program
     from nldsl.program import backend
 
+    given = parse_sizes(sizes)
     program = open_program(subject)
-    click.echo(backend("nldsl.explain").explain(program))
+    explain = backend("nldsl.explain")
+    one = block is not None or given
+    click.echo(explain.explain_block(program, pick_block(program, block), given) if one else explain.explain(program))
 
 
 def page(code: str) -> str:

@@ -244,7 +244,7 @@ class Statements(Memories):
         current = self.atom(stmt.init, scope, f"{core}.start")
         values = self.values(stmt.range, scope)
         for n, value in enumerate(values):
-            inner = scope.inner(suffix=f".{value}")
+            inner = _Step({}, scope, scope.axes, None, f"{scope.suffix}.{value}")
             inner.names[stmt.var] = Constant(value, stmt.span)
             inner.names[stmt.name] = Stream(current, scope.axes, stmt.span)
             steps = [s for s in stmt.body if isinstance(s, tree.Equation) and s.name.id == stmt.name]
@@ -309,6 +309,10 @@ class _Each(Scope):
     """The inside of an `each`: its declarations go to the scope around it."""
 
 
+class _Step(Scope):
+    """One copy of the body of a `chain`: its names are its own."""
+
+
 def _copied(scope: Scope | None) -> bool:
     """Whether a scope lies in a `for` or `chain`."""
     return scope is not None and bool(scope.suffix)
@@ -318,6 +322,6 @@ def _home(scope: Scope, name: tree.Declared) -> Scope:
     """Where a declaration goes: `F[p]` is seen outside the `for` that makes it."""
     if name.index is None:
         return scope
-    while scope.suffix and scope.parent is not None:
+    while scope.suffix and scope.parent is not None and not isinstance(scope, _Step):
         scope = scope.parent
     return scope

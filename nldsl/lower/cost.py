@@ -74,6 +74,15 @@ def tick_flops(plan: Plan, step: Recurrence) -> Dim:
     return total
 
 
+def decoding_flops(plan: Plan) -> Dim:
+    """One tick of everything, the blocks inside left out."""
+    total = map_flops(plan)
+    for step in plan.steps:
+        if isinstance(step, Recurrence):
+            total = total + tick_flops(plan, step)
+    return total
+
+
 def chunk_flops(plan: Plan, step: Recurrence, form: Form) -> Dim | None:
     """One token of the chunk form: scores, the inverse, and products with states."""
     machine, chunk = form.machine, Dim.of(form.chunk)

@@ -104,6 +104,9 @@ def test_initialisation(codes, init, expected):
         (f"{L2} gd(2 * sigmoid(alpha))", []),
         (f"{L2} decay(0.5), gd(2.5)", ["NL502"]),
         (f"{L2} implicit(softplus(alpha))", []),
+        (f"{L2} implicit(5), decay(0.9)", []),
+        (f"{L2} implicit(1), decay(0.5), implicit(5)", []),
+        (f"{L2} implicit(1), gd(5)", ["NL502"]),
         ("minimize 0.5 * sqnorm(S(x) - x) by gd(0.1)", ["NL502"]),
         ("minimize sqnorm(S(k) - x) by gd(1)", []),
         ("minimize sqnorm(S(k) - x) by gd(1.5)", ["NL502"]),
@@ -149,3 +152,26 @@ def test_two_owners_of_one_tensor():
 def test_one_copy_in_use_is_enough(codes):
     text = "block b(d) { in x : real[d]  for p in 0 .. 3 { z[p] = p * x }  out y = z[2] }"
     assert codes(text) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("z = 3 +* x\n  out y = z", ["NL009"]),
+        ("out y = 3 +* x", ["NL009"]),
+        ("memory z : real[d] {\n    updat 0.5 * last z + x\n  }\n  out y = z", ["NL001"]),
+        ("memory z : real[d] {\n    minimize 0.5 * * by gd(0.1)\n  }\n  out y = z", ["NL001"]),
+        ("z = 3 +* x\n  out y = q", ["NL009", "NL101"]),
+    ],
+)
+def test_a_syntax_error_has_no_consequences(codes, broken, expected):
+    assert codes(f"block b(d) {{\n  in x : real[d]\n  {broken}\n}}") == expected
+
+
+def test_a_number_may_become_the_entry_of_a_vector():
+    import nldsl
+
+    program = nldsl.load("block b(d) { in x : real[d]  param w : d -> 1  memory n : real { update tanh(last n) + w(x) }  out y = n * x }")
+    assert program.diagnostics == ()
+    found = program.symbolic("b")
+    assert str(found.types[found.key]["n"]) == "real"

@@ -54,19 +54,19 @@ def cli(capsys, tmp_path, monkeypatch):
         (["graph", "bad.nl"], 1, "NL101"),
         (["graph", "good.nl", "--format", "dot", "--full"], 0, "digraph"),
         (["graph", "good.nl", "--format", "pdf"], 2, "Invalid value"),
-        (["graph", "good.nl", "--block", "c"], 1, "NL803"),
+        (["graph", "good.nl", "--block", "c"], 2, "NL803"),
         (["graph", "good.nl", "-D", "d=64"], 0, "64"),
         (["graph", "good.nl", "-D", "d=64", "-D", "n=5"], 1, "`d / n` is not a whole number above 0"),
-        (["graph", "good.nl", "-D", "d"], 1, "NL813"),
-        (["graph", "good.nl", "-D", "d=x+y"], 1, "NL813"),
+        (["graph", "good.nl", "-D", "d"], 2, "NL813"),
+        (["graph", "good.nl", "-D", "d=x+y"], 2, "NL813"),
         (["graph", "good.nl", "-D", "d=0"], 1, "a whole number above 0"),
         (["graph", "good.nl", "-D", "d=1.5"], 1, "a whole number above 0"),
-        (["graph", "good.nl", "-D", "e=4", "-D", "d=4"], 1, "NL805"),
+        (["graph", "good.nl", "-D", "e=4", "-D", "d=4"], 2, "NL805"),
         (["show", "--stage", "core", "good.nl"], 0, "apply(W, x)"),
         (["show", "--stage", "types", "good.nl"], 0, "real[d]"),
         (["show", "--stage", "tree", "good.nl"], 0, "Block name='b'"),
         (["show", "--stage", "graph", "good.nl"], 0, "flowchart"),
-        (["show", "--stage", "cores", "good.nl"], 1, "did you mean `core`?"),
+        (["show", "--stage", "cores", "good.nl"], 2, "did you mean `core`?"),
         (["show", "--stage", "plan", "good.nl"], 1, "NL804"),
         (["explain", "NL310"], 0, "a cycle within one tick"),
         (["explain", "nl310"], 0, "a cycle within one tick"),
@@ -77,7 +77,7 @@ def cli(capsys, tmp_path, monkeypatch):
         (["fmt", "bad.nl", "none.nl"], 1, "NL801"),
         (["new", "memory"], 2, "name of a block"),
         (["new", "9lives"], 2, "name of a block"),
-        (["new", "no/such/folder"], 1, "NL810"),
+        (["new", "no/such/folder"], 2, "NL810"),
         (["new", "good"], 1, "NL809"),
         (["train", "none.nl"], 1, "NL801"),
         (["train", "good.nl", "--steps", "0"], 2, "Invalid value"),
@@ -112,14 +112,17 @@ def test_the_block_that_no_other_uses_is_meant(cli):
     assert "b/W" in cli("graph", "two.nl")[1]
     Path("two.nl").write_text(GOOD + GOOD.replace("block b", "block c"))
     code, _, err = cli("graph", "two.nl")
-    assert code == 1 and "NL811" in err and "--block b" in err
+    assert code == 2 and "NL811" in err and "--block b" in err
 
 
 def test_output_files(cli):
     assert cli("graph", "good.nl", "-o", "g.svg")[0] == 0
     assert Path("g.svg").read_text().startswith("<svg")
     assert cli("graph", "good.nl", "-o", "g.svg", "-D", "d=8")[0] == 0
-    code, _, err = cli("graph", "good.nl", "-o", "good.nl")
+    code, _, err = cli("graph", "good.nl", "-o", "g.png")
+    assert code == 2 and ".svg" in err and not Path("g.png").exists()
+    assert cli("graph", "good.nl", "-o", "g.png", "--format", "dot")[0] == 0
+    code, _, err = cli("graph", "good.nl", "-o", "good.nl", "--format", "dot")
     assert code == 1 and "NL809" in err and Path("good.nl").read_text() == GOOD
     assert not list(Path().glob(".*"))
 

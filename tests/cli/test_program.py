@@ -118,3 +118,29 @@ def test_a_huge_file_is_refused_at_once(tmp_path):
         file.truncate(100_000_000)
     with pytest.raises(nldsl.NlError, match="NL003"):
         nldsl.load(path)
+
+
+def test_parameters_may_have_any_name():
+    formals = "self, dtype = 2, device = 3, compile = 4, sizes = 6"
+    program = nldsl.load(f"block b({formals}) {{ in x : real[self]  out y = dtype * device * compile * sizes * x }}")
+    given = {"self": 4, "dtype": 1, "device": 1, "compile": 1, "sizes": 1}
+    assert program.elaborate("b", given).key == program.elaborate("b", **given).key
+    assert program.elaborate("b", {"self": 4}, sizes=2).key.endswith("sizes=2)")
+
+
+def test_an_empty_name_is_no_file():
+    with pytest.raises(nldsl.NlError, match=r"NL801.*empty"):
+        nldsl.load("")
+
+
+def test_explain_of_a_file_with_blocks_in_blocks(tmp_path, monkeypatch, capsys):
+    from nldsl.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.nl").write_text(TEXT)
+    assert run(["explain", "a.nl"]) == 0
+    everything = capsys.readouterr().out
+    assert "takes blocks as parameters: --block net -D cell=NAME" in everything
+    assert "in all" in everything.split("block lm", 1)[1]
+    assert run(["explain", "a.nl", "--block", "net", "-D", "d=8", "-D", "cell=cell"]) == 0
+    assert "block net" in (one := capsys.readouterr().out) and "in all" in one and "block lm" not in one

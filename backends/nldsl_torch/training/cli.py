@@ -17,8 +17,8 @@ from nldsl.train import Training, read_train
 from nldsl_torch.build import module
 
 from .optimizers import OptimizerSpec
-from .spec import TrainSpec
-from .trainer import fit
+from .spec import TrainSpec, validate
+from .trainer import _load_data, fit
 
 
 def cli(
@@ -28,6 +28,8 @@ def cli(
     """Run one `train` block; returns the exit code."""
     training = choose(program, name)
     spec = train_spec(program, training, sizes, data=data, steps=steps, run_dir=run_dir, device=device, threads=threads, compile=compile)
+    validate(spec)
+    _load_data(spec)  # what is wrong with the data is said before anything else
     print_graph(program, training)
     return fit(spec, fresh=fresh).exit_code
 

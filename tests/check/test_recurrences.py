@@ -1,0 +1,66 @@
+"""What a recurrence may hold: no block, no store, no window of ticks, not even through `last`."""
+
+import pytest
+
+from nldsl.pipeline import check_source
+from nldsl.source import Source
+
+SUB = "block sub(d) { in z : real[d]  memory s : real[d] { update 0.5 * last s + z }  out a = s }\n"
+STORE = "memory A : store(d -> d, window = 3) { key x  value %s }"
+
+
+def found(body: str, out: str = "m") -> list:
+    return list(check_source(Source("t.nl", f"{SUB}block b(d) {{\n  in x : real[d]\n  {body}\n  out y = {out}\n}}")).diagnostics)
+
+
+def codes(body: str, out: str = "m") -> list[str]:
+    return [d.code for d in found(body, out)]
+
+
+@pytest.mark.parametrize(
+    ("body", "out", "expected"),
+    [
+        ("memory m : real[d] { update 0.5 * last m + sub(last m + x) }", "m", ["NL311"]),
+        ("memory m : real[d] { update 0.5 * last m + v }  v = tanh(sub(last v))", "m", ["NL311"]),
+        ("memory S : d -> d { minimize 0.5 * sqnorm(S(unit(x)) - sub(last S(x))) by gd(0.5) }", "S(x)", ["NL311"]),
+        (f"{STORE % 'last S(x)'}  memory S : d -> d {{ minimize 0.5 * sqnorm(S(unit(x)) - A(x)) by gd(0.5) }}", "S(x)", ["NL311"]),
+        (f"memory m : real[d] {{ update 0.5 * last m + A(x) }}  {STORE % '(tanh(last m) + x)'}", "m", ["NL311"]),
+        ("memory m : real[d] { update 0.5 * last m + delay(tanh(last m), 1) }", "m", ["NL311"]),
+        ("memory m : real[d] { update 0.5 * last m + conv(tanh(last m), 2) }", "m", ["NL311"]),
+        ("memory m : real[d] { update 0.5 * last m + u }  u = rope(last m)", "m", ["NL311"]),
+        ("memory m : real[d] { update 0.5 * last m + sub(x) + delay(x, 2) + rope(x) }", "m", []),
+        ("memory m : real[d] { update 0.5 * last m + x / count() }", "sub(last m)", []),
+        (f"memory m : real[d] {{ update 0.5 * last m + A(x) }}  {STORE % 'x'}", "m", []),
+        (f"{STORE % 'A(x)'}", "A(x)", ["NL310"]),
+    ],
+)
+def test_what_a_recurrence_holds(body, out, expected):
+    assert [c for c in codes(body, out) if c != "NL191"] == expected  # NL191: the counter's own name
+
+
+def test_the_message_names_the_cycle():
+    (wrong,) = found("memory m : real[d] { update 0.5 * last m + sub(last m + x) }")
+    assert "`sub`" in wrong.message and "`last m`" in wrong.found
+    assert wrong.help == "write the body of `sub` in place"
+    assert wrong.spans[0].span.text == "sub(last m + x)"
+
+
+def test_a_store_may_be_read_before_it_is_written_down():
+    assert codes(f"z = A(x)  {STORE % 'x'}", "z") == codes(f"{STORE % 'x'}  z = A(x)", "z") == []
+    assert codes("z = A(x)  memory A : store(d -> d) { key x }", "x") == ["NL402"]
+
+
+@pytest.mark.parametrize(
+    ("body", "out", "expected"),
+    [
+        ("param W, V : d -> d  u = W(tanh(last u)) + V(x)", "u", []),
+        ("param W, V : d -> d  u = tanh(V(x) + W(last u))", "u", []),
+        ("param W : d -> d  a = tanh(W(last b))  b = tanh(last a + x)", "a + b", []),
+        ("u = sigmoid(last u) * x", "u", []),
+        ("s = last s + sum(x)", "s * x", []),
+        ("param W : d -> 2 * d  u = W(last u) + x", "u", ["NL202"]),
+        ("u = tanh(last u)", "u + x", ["NL204"]),
+    ],
+)
+def test_a_stream_that_reads_its_past_has_the_shape_of_what_it_is_added_to(body, out, expected):
+    assert codes(body, out) == expected
