@@ -81,7 +81,7 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  k = unit(x)\n  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - x) by gd(0.1) }\n  out y = S(x)\n}",
     ),
     "NL113": error(
-        "a block without an output",
+        "a block without an input or output",
         "A block is a function from input streams to output streams: `out y = ...`.",
         "block b(d) {\n  in x : real[d]\n  y = 2 * x\n}",
         "block b(d) {\n  in x : real[d]\n  out y = 2 * x\n}",

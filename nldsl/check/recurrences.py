@@ -5,6 +5,7 @@ Refused:   memory m : real[d] { update 0.5 * last m + half(last m) }     with a 
 Accepted:  z = half(x)  memory m : real[d] { update 0.5 * last m + z }
 
 Blocks, stores, `delay`, `conv` and `rope` run over all ticks at once, so a recurrence stands before or behind them.
+All reads of one operator memory belong to its recurrence: none of these stands between two of them.
 
 >>> from nldsl.pipeline import check_source
 >>> from nldsl.source import Source
@@ -20,7 +21,7 @@ from __future__ import annotations
 from nldsl.check.causality import cyclic_core, same_tick, shortest_cycle
 from nldsl.check.reading import Reading, shown
 from nldsl.check.shapes import Types
-from nldsl.core import Atom, Last, Num, Unit
+from nldsl.core import Atom, Last, Num, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
 
 # Operations that need all ticks of their argument, and what to write instead on a cycle.
@@ -42,6 +43,11 @@ def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
     edges: dict[str, dict[str, Atom]] = {
         n: {a.name: a for a in reversed(reading.atoms(n)) if not isinstance(a, Num) and a.name in names} for n in names
     }
+    for operator in _operators(reading, unit, types):
+        # What makes or reads an operator of a memory is one recurrence with it: it exists only tick by tick.
+        for reader in names:
+            if operator in edges[reader] and operator in edges:
+                edges[operator].setdefault(reader, Ref(reader))
     core = cyclic_core(edges)
     if not core & whole:
         return []
@@ -57,6 +63,15 @@ def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
             if not ring & within and (place.start, place.end) not in told:
                 told.add((place.start, place.end))
                 found.append(_report(reading, edges, shortest_cycle(edges, ring, name)))
+    return found
+
+
+def _operators(reading: Reading, unit: Unit, types: Types) -> set[str]:
+    """Memories that are operators, and operators computed from them."""
+    found = {s.name for s in unit.states if s.type.kind == "map"}
+    waiting = [n for n in reading.equations if n in types and types[n].kind == "map"]
+    while more := {n for n in waiting if n not in found and any(not isinstance(a, Num) and a.name in found for a in reading.atoms(n))}:
+        found |= more
     return found
 
 

@@ -37,6 +37,8 @@ def elaborate_unit(
         work.body(block.body, scope)
     except TooLarge:  # reported, and a part of it says nothing
         return Unit(key, block.name, tuple(formals.items()), (), (), (), (), (), (), (), block.span), b.diagnostics
+    if not b.inputs and not any(d.severity == "error" for d in b.diagnostics):
+        b.report("NL113", f"the block `{block.name}` has no input", block.span, expected="an `in`, which gives the ticks", help="in x : real[d]")
     if not b.outputs and not any(d.severity == "error" for d in b.diagnostics):
         b.report("NL113", f"the block `{block.name}` has no output", block.span, expected="an `out`", help="out y = ...")
     unit = Unit(

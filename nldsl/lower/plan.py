@@ -216,7 +216,10 @@ def machine_inputs(form: Form) -> set[str]:
 
 
 def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
-    """`last x` of a plain stream that starts as zero is `delay(x, 1)` where no cycle needs the register."""
+    """Registers read from outside their cycle become streams.
+
+    `last x` of a plain stream that starts as zero is `delay(x, 1)`; of a state, it is a stream that its recurrence gives.
+    """
     graph = nx.DiGraph()
     for e in unit.equations:
         graph.add_edges_from((a.name, e.name) for a in e.args if not isinstance(a, Num))
@@ -230,15 +233,19 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     work = Rewriter(unit, types)
     made: dict[str, Atom] = {}
 
-    def seen(atom: Atom) -> Atom:
-        if not isinstance(atom, Last) or atom.name not in plain:
+    def seen(atom: Atom, reader: str) -> Atom:
+        if not isinstance(atom, Last) or types[atom.name].kind == "map":
+            return atom
+        if atom.name not in plain and component.get(atom.name) == component[reader]:
             return atom
         if atom.name not in made:
-            made[atom.name] = work.at(atom.span).define(work.fresh(f"{atom.name}.last"), "delay", (Ref(atom.name),), ticks=1)
+            work.at(atom.span)
+            name = work.fresh(f"{atom.name}.last")
+            made[atom.name] = work.define(name, "delay", (Ref(atom.name),), ticks=1) if atom.name in plain else work.define(name, "copy", (atom,))
         return made[atom.name]
 
     for e in unit.equations:
-        args = tuple(seen(a) for a in e.args)
+        args = tuple(seen(a, e.name) for a in e.args)
         if args != e.args:
             work.equations[e.name] = Equation(e.name, e.op, args, e.span, e.attrs)
     unit, types = work.finish()

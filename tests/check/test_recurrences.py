@@ -64,3 +64,13 @@ def test_a_store_may_be_read_before_it_is_written_down():
 )
 def test_a_stream_that_reads_its_past_has_the_shape_of_what_it_is_added_to(body, out, expected):
     assert codes(body, out) == expected
+
+
+@pytest.mark.parametrize("between", ["sub(S(x))", "delay(S(x), 1)", "conv(last S(x), 2)", "rope(transpose(S)(x))"])
+def test_nothing_over_all_ticks_between_two_reads_of_one_operator(between: str) -> None:
+    text = (
+        "block sub(d) { in z : real[d]  memory s : real[d] { update 0.5 * last s + z }  out a = s }\n"
+        "block b(d) { in x : real[d]  memory S : d -> d { minimize 0.5 * sqnorm(S(unit(x)) - x) by gd(0.5) }"
+        f"  a = {between}  out y = S(a) }}"
+    )
+    assert [d.code for d in check_source(Source("b.nl", text)).errors] == ["NL311"]

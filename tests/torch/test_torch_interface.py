@@ -24,6 +24,11 @@ block b(d) { in x : real[d]  chain h = last x over i in 0 .. 2 { h = one(h) }  o
     "outputs": """
 block two(d) { in x : real[d]  out y = last x  out z = 2 * x }
 block b(d) { in x : real[d]  m = two(x)  memory s : real[d] { update 0.5 * last s + m.y }  out y = last s + m.z }""",
+    "around_a_state": """
+block sub(d) { in z : real[d]  memory s : real[d] { update 0.5 * last s + z }  out a = s }
+block b(d) { in x : real[d]  memory m : real[d] { update 0.5 * last m + x }  a = sub(last m)  out y = last m + sub(m) + a + conv(last m, 3) }""",
+    "around_a_loop": """
+block b(d) { in x : real[d]  memory m : real[d] { update tanh(0.5 * last m) + x }  out y = delay(last m, 2) + rope(last m) * m }""",
     "param_out": "block b(d) { in x : real[d]  param p : real[d] = normal(1)  out y = p }",
     "number_out": "block b(d) { in x : real[d]  param p : real[d] = ones  out y = 3  out z = p * x }",
     "count_out": "block b(d) { in x : real[d]  out y = count()  out z = count() * x }",
