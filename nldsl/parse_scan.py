@@ -18,7 +18,6 @@ STATEMENT_WORDS = frozenset(
 )  # besides `in` and `for`, which also stand inside statements
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {closer: opener for opener, closer in OPENERS.items()}
-TEXT = {"LPAR": "(", "LSQB": "[", "LBRACE": "{", "RPAR": ")", "RSQB": "]", "RBRACE": "}"}
 
 
 @dataclass

@@ -54,9 +54,7 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     found = plans(units, types, key)
     classes: dict[str, str] = {}
     for k in found:
-        base = "".join(part.capitalize() for part in identifier(units[k].block).split("_"))
-        base = f"{base}_" if base in RESERVED or keyword.iskeyword(base) else base
-        classes[k] = base if base not in classes.values() else f"{base}{sum(c.startswith(base) for c in classes.values()) + 1}"
+        classes[k] = _class_name(units[k].block, {c.lower() for c in classes.values()})
     file = units[key].span.source.name
     out = [f'"""`{key}` of {Path(file).name}, compiled by nldsl."""', "", "from __future__ import annotations", ""]
     if standalone:
@@ -67,6 +65,17 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
         inputs = {key: [i.name for i in units[key].inputs] for key in found}
         out += ["", *ClassWriter(classes[k], p, classes, inputs).write(), ""]
     return "\n".join(out) + "\n"
+
+
+def _class_name(block: str, taken: set[str]) -> str:
+    """A class name for a block; functions carry it in lower case, so that is what has to differ."""
+    base = "".join(part.capitalize() for part in identifier(block).split("_"))
+    base = f"{base}_" if base in RESERVED or keyword.iskeyword(base) else base
+    name, n = base, 1
+    while name.lower() in taken:
+        n += 1
+        name = f"{base}{n}"
+    return name
 
 
 @cache

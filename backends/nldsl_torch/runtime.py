@@ -293,16 +293,6 @@ def chunk_solve(
     return out.view(*lead, *out.shape[1:]), end.view(*lead, *end.shape[1:])
 
 
-def affine_scan(A: Tensor, B: Tensor, s0: Tensor) -> tuple[Tensor, Tensor]:
-    """s[n+1] = s[n] A[n] + B[n] -> (states at chunk starts [..., N, dv, m], final state [..., dv, m]).
-
-    A [..., N, m, m], or a per-column factor [..., N, 1, m], or a scalar [..., N, 1, 1]; B [..., N, dv, m]; s0 [..., dv, m].
-    """
-    read = torch.eye(s0.shape[-1], dtype=s0.dtype, device=s0.device).expand(B.shape[-3], -1, -1)
-    out, end = chunk_solve(None, None, None, read, None, None, A, B, None, s0)
-    return out.mT, end
-
-
 def segments(block: Callable, xs: Sequence[Tensor], state: Any, axis: int, C: int, ticks: int | None = None) -> tuple[Tensor, Any]:
     """Run `block(*xs of a stretch of ticks, state) -> (out, state)` stretch by stretch along `axis`, and join the outputs.
 

@@ -108,7 +108,7 @@ class StepWriter:
         tick = False
         for e in equations:
             if e.op in TEMPORAL:
-                tick |= self._temporal(body, e, pasts, equations)
+                tick |= self._temporal(body, e, pasts)
             else:
                 body.equation(e)
         streams = [r for r in body.reads if r not in self.static]
@@ -133,7 +133,7 @@ class StepWriter:
         targets = [self.local(o) for o in outputs] + [f'new["{key}"]' for key in pasts]
         self.forward.append(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {fn}({', '.join(call)})")
 
-    def _temporal(self, body: Body, e: Equation, pasts: dict[str, str], equations: list[Equation]) -> bool:
+    def _temporal(self, body: Body, e: Equation, pasts: dict[str, str]) -> bool:
         """An equation that looks at other ticks; returns whether it needs the tick counter."""
         name = body.names.of(e.name)
         body.note(e.span)

@@ -130,3 +130,13 @@ def test_pickle_in_another_process(delta: torch.nn.Module, tmp_path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"})
     again = pickle.loads(pickle.dumps(delta))
     assert torch.equal(again(x, x), delta(x, x)) and again.W is not delta.W
+
+
+def test_blocks_whose_names_differ_in_underscores_and_digits_stay_apart() -> None:
+    text = """
+block a_b(d) { in x : real[d]  out y = 2 * x }
+block ab(d) { in x : real[d]  out y = 3 * x }
+block a_b2(d, n = 1) { in x : real[d]  out y = n * x }
+block top(d) { in x : real[d]  out y = a_b(x) + 10 * ab(x) + 100 * a_b2(x, n = 5) + 1000 * a_b2(x, n = 7) }"""
+    x = torch.randn(1, 3, 2)
+    assert torch.allclose(nldsl.load(text).module("top", d=2)(x), 7532 * x)

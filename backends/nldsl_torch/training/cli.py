@@ -18,7 +18,7 @@ from nldsl_torch.build import module
 
 from .optimizers import OptimizerSpec
 from .spec import TrainSpec, validate
-from .trainer import _load_data, fit
+from .trainer import fit, load_data
 
 
 def cli(
@@ -29,7 +29,7 @@ def cli(
     training = choose(program, name)
     spec = train_spec(program, training, sizes, data=data, steps=steps, run_dir=run_dir, device=device, threads=threads, compile=compile)
     validate(spec)
-    _load_data(spec)  # what is wrong with the data is said before anything else
+    load_data(spec)  # what is wrong with the data is said before anything else
     print_graph(program, training)
     return fit(spec, fresh=fresh).exit_code
 

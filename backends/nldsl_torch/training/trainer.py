@@ -40,7 +40,7 @@ def fit(spec: TrainSpec, *, fresh: bool = False, quiet: bool = False, stream: Te
     output by default) unless `quiet`; mistakes raise `NlError` with one of the codes NL701 to NL719.
     """
     validate(spec)
-    data = _load_data(spec)
+    data = load_data(spec)
     with (
         _threads(spec.threads),
         RunFolder(spec.run_dir) as folder,
@@ -175,7 +175,7 @@ def _results(report: Report, *, with_sample: bool) -> str:
     )
 
 
-def _load_data(spec: TrainSpec) -> ByteData:
+def load_data(spec: TrainSpec) -> ByteData:
     text = embedded_text() if spec.data is None else load_text(spec.data)
     origin = "the embedded text" if spec.data is None else f"the text file '{spec.data}'"
     return ByteData(text, batch=spec.batch, length=spec.length, seed=spec.seed, origin=origin)
