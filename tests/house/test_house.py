@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nldsl.format import format_text
+from nldsl.source import Source
+
 ROOT = Path(__file__).parents[2]
 LINES = 400
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -59,3 +62,9 @@ def test_pins_are_within_the_ranges():
 
 def _version(text):
     return tuple(map(int, re.findall(r"\d+", text)))
+
+
+@pytest.mark.parametrize("path", sorted([*(ROOT / "examples").glob("*.nl"), ROOT / "nldsl/library/std.nl"]), ids=lambda p: p.name)
+def test_our_own_specs_are_in_the_standard_form(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert format_text(Source(path.name, text)) == text
