@@ -96,7 +96,7 @@ Atom = Ref | Last | Num
 # --- declarations ------------------------------------------------------------------------------
 
 # An initial value is a small expression, evaluated once: ("normal", 0.02), ("log", ("uniform", 1.0, 16.0)), 0.5.
-# `index` names an axis and stands for the number of the copy.
+# `index` names an axis and stands for the number of the copy, `input` a number of a rule.
 Init = float | Dim | tuple[Any, ...]
 
 
@@ -208,6 +208,41 @@ class Unit:
     instances: tuple[Instance, ...]
     outputs: tuple[tuple[str, Atom], ...]
     span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A number of a rule that is given at run time: one input, or one for each item of a list."""
+
+    name: str
+    default: float | tuple[float, ...] | None  # None: required
+    inputs: tuple[str, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule on a tensor, as a unit whose ticks are steps.
+
+    Inputs are the gradient `g` and the numbers, and where the rule reads them `x` and `delta`, the inputs and the
+    output gradients of the layer as columns. The state `w` is the tensor; memories are states named `w.NAME`.
+
+    Attributes:
+        types: of every stream of the unit.
+        periods: of each slow state, the number that is its period, by name or as it stands.
+        structure: parameters that the text fixes when it is compiled, by name.
+        accepts: any (entry by entry, any shape), vector (one dimension), matrix (two).
+        otherwise: the rule for the tensors this one does not accept.
+    """
+
+    name: str
+    unit: Unit
+    types: dict[str, Type]
+    hypers: tuple[Hyper, ...]
+    periods: dict[str, str | int]
+    structure: dict[str, int]
+    accepts: str
+    otherwise: str | None
 
 
 def refs(args: tuple[Atom, ...]) -> Iterator[str]:

@@ -5,6 +5,7 @@
 * A body in braces on one line stays on it when the whole statement fits and has no comments.
 * A blank line between statements stays, one at most.
 * All comments stay: one on its own line keeps its own line, one behind text stays behind that text.
+* The routes of a `minimize` that does not fit on a line stand on lines of their own.
 * Round brackets are kept as written; a comma before a closing bracket is left out.
 
 The layout depends on tokens, comments and, of the author's white space, only on these choices: hence it is idempotent.

@@ -11,7 +11,7 @@ CONTINUED = 4  # further in, for the lines of a statement after its first
 
 _OPERAND_END = frozenset({"NAME", "DOTTED", "NUMBER", "STRING", "RPAR", "RSQB", "REAL", "INT", "BOOL"})
 _APPLIED = _OPERAND_END | {"STORE", "LIKE"}
-_BREAKS = frozenset({"PLUS", "STAR", "SLASH", "BY", "OVER", "EVERY", "OFFSET", "ARROW", "FOR", "DOTS"})
+_BREAKS = frozenset({"PLUS", "STAR", "SLASH", "BY", "OVER", "EVERY", "OFFSET", "ARROW", "FOR", "DOTS", "ON", "ELSE"})
 _OPEN = frozenset({"LPAR", "LSQB"})
 _CLOSE = frozenset({"RPAR", "RSQB"})
 
@@ -105,8 +105,38 @@ class _Lines:
 def broken(pieces: list[Piece], indent: int, room: int = 0) -> list[str]:
     """The pieces on several lines; `room` characters are kept free at the end."""
     out = _Lines(indent)
-    _fill(out, _without_last_commas(pieces), indent, indent + CONTINUED, room)
+    pieces = _without_last_commas(pieces)
+    starts = _routes(pieces)
+    inner = indent + CONTINUED
+    if not starts:
+        _fill(out, pieces, indent, inner, room)
+        return out.lines
+    for start, end in pairwise([0, *starts, len(pieces)]):
+        last = end
+        while end < len(pieces) and pieces[last - 1].is_comment and pieces[last - 1].own_line:
+            last -= 1
+        if start:
+            out.new(inner)
+        at = inner if start else indent
+        _fill(out, pieces[start:last], at, at + CONTINUED, 0)
+        for piece in pieces[last:end]:  # of the route below them
+            out.comment(piece, inner)
     return out.lines
+
+
+def _routes(pieces: list[Piece]) -> list[int]:
+    """Where the routes of a `minimize` start: names and strings stand side by side nowhere else."""
+    starts: list[int] = []
+    before, depth = "", 0
+    for i, piece in enumerate(pieces):
+        if piece.is_comment:
+            continue
+        first = piece.kind in ("NAME", "STRING") and before in _OPERAND_END
+        if depth == 0 and (before == "COMMA" if starts else first):
+            starts.append(i)
+        depth += (piece.kind in _OPEN) - (piece.kind in _CLOSE)
+        before = piece.kind
+    return starts
 
 
 def _fill(out: _Lines, pieces: list[Piece], indent: int, inner: int, room: int) -> None:
@@ -139,12 +169,14 @@ def _chunks(pieces: list[Piece]) -> list[tuple[int, int]]:
     """Ranges of pieces between the places outside brackets where a line may be broken."""
     cuts = [0]
     depth = 0
+    accepted = False  # what a rule learns on stays in one piece
     for i, piece in enumerate(pieces):
         if depth == 0 and i and piece.kind not in ("COMMA",):
             before = pieces[i - 1]
             minus = piece.kind == "MINUS" and not _unary(pieces, i)
-            if piece.kind in _BREAKS or minus or before.kind == "COMMA" or piece.is_comment or before.is_comment:
+            if (piece.kind in _BREAKS and not (accepted and piece.kind == "ARROW")) or minus or before.kind == "COMMA" or piece.is_comment or before.is_comment:
                 cuts.append(i)
+        accepted |= piece.kind == "ON"
         depth += piece.kind in _OPEN
         depth -= piece.kind in _CLOSE
     cuts.append(len(pieces))

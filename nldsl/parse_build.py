@@ -35,6 +35,10 @@ class Formals(tuple):
     """The parameters of a block or rule."""
 
 
+class Accepts(tuple):
+    """What a rule learns on, and the rule for the rest."""
+
+
 class Dropped:
     """Stands where a broken statement was; bodies leave it out."""
 
@@ -91,7 +95,21 @@ def _memory(kids: list, span: Span) -> tree.Memory:
 
 def _minimize(kids: list, span: Span) -> tree.Minimize:
     over = after(kids, "OVER")
-    return tree.Minimize(kids[1], over.text if over else None, only(kids, EXPRS)[1:], span)
+    return tree.Minimize(kids[1], over.text if over else None, only(kids, EXPRS)[1:], span, only(kids, tree.Route))
+
+
+def _accepts(kids: list, span: Span) -> Accepts:
+    other = after(kids, "ELSE")
+    return Accepts((kids[1], other.text if other else None))
+
+
+def _rule(kids: list, span: Span) -> tree.Rule:
+    accepts = first(kids, Accepts) or (None, None)
+    return tree.Rule(kids[1].text, tuple(first(kids, Formals) or ()), tuple(kids[-1]), span, *accepts)
+
+
+def _selected(kids: list, span: Span) -> tree.Call:
+    return tree.Call(tree.Name(kids[0].text, Span(span.source, span.start, span.start + len(kids[0].text))), only(kids, tree.Arg), span)
 
 
 def _block(make: Callable) -> Callable:
@@ -107,7 +125,7 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "import_": lambda kids, span: tree.Import(kids[1].text, span),
     "const": lambda kids, span: tree.Const(kids[1].text, kids[3], span),
     "block": _block(tree.Block),
-    "rule": _block(tree.Rule),
+    "rule": _rule,
     "train": lambda kids, span: tree.Train(kids[1].text, tuple(kids[-1]), span),
     "formals": lambda kids, span: Formals(only(kids, tree.Formal)),
     "formal": lambda kids, span: tree.Formal(kids[0].text, after(kids, "EQUAL"), span),
@@ -127,6 +145,9 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "reset": _reset,
     "update": lambda kids, span: tree.Update(kids[1], span),
     "minimize": _minimize,
+    "route": lambda kids, span: tree.Route(kids[0], kids[2], after(kids, "EVERY"), span),
+    "selected": _selected,
+    "accepts": _accepts,
     "real": lambda kids, span: tree.RealType(only(kids, EXPRS), span),
     "int_": lambda kids, span: tree.IntType(after(kids, "LSQB"), span),
     "bool_": lambda kids, span: tree.BoolType(span),

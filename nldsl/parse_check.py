@@ -24,6 +24,11 @@ def _body(item: tree.Item, body: tuple[tree.Stmt, ...]) -> Iterator[Diagnostic]:
             yield _place(stmt, "an `update` stands in a rule or in the braces of a memory")
         elif isinstance(stmt, tree.Minimize):
             yield _place(stmt, "a `minimize` stands in the braces of a memory or in a `train`")
+        elif isinstance(stmt, tree.Memory):
+            for clause in stmt.clauses:
+                if isinstance(clause, tree.Minimize) and clause.routes:
+                    message = "routes stand in a `train`; in the braces of a memory all of it takes the steps after `by`"
+                    yield Diagnostic("NL010", message, (Label(clause.routes[0].selector.span),), help="leave the selector out")
         if isinstance(stmt, (tree.Each, tree.For, tree.Chain)):
             yield from _body(item, stmt.body)
 

@@ -29,7 +29,7 @@ _STATEMENTS = frozenset({"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT"}
 # Words of other languages -> what to write; "block" also stands for it, "" is left out.
 FOREIGN = {
     "def": "block", "fn": "block", "func": "block", "function": "block", "class": "block", "module": "block",
-    "let": "", "var": "", "val": "", "lambda": "-", "return": "-", "if": "-", "else": "-", "while": "-",
+    "let": "", "var": "", "val": "", "lambda": "-", "return": "-", "if": "-", "while": "-",
 }  # fmt: skip
 _ADVICE = {
     "block": "write `block NAME(parameters) { ... }`",
@@ -68,6 +68,12 @@ class Where:
         base = self.stack.boundary()
         value = self.stack.values[base] if base < len(self.stack.values) else None
         return value if isinstance(value, Token) else None
+
+    @cached_property
+    def routed(self) -> bool:
+        """Whether this is in a `minimize` of a `train` block."""
+        inside = any(isinstance(value, Token) and value.kind == "TRAIN" for value in self.stack.values)
+        return inside and self.statement is not None and self.statement.kind == "MINIMIZE"
 
     def span(self, token: Token) -> Span:
         return Span(self.stack.source, token.start, max(token.end, token.start))
@@ -143,6 +149,10 @@ def plain(where: Where) -> Diagnostic:
         words = [text for text, kind in tables().words.items() if kind in where.accepted]
         near = did_you_mean(token.text, words)
         help = f"did you mean `{near}`?" if near else None
+    elif token.kind == "ELSE":
+        help = _ADVICE["-"]
+    elif token.kind == "EVERY" and where.routed:
+        help = "write `minimize EXPR all by RULE(...) every N`"
     return _make(where, "NL001", message, where.span(token), help)
 
 
@@ -200,8 +210,14 @@ def _missing(where: Where, kind: str) -> Diagnostic:
         label = Label(where.span(opener), f"this `{opener.text}` is not closed")
         message = f"{text} is missing before {found(where.token)}"
         return _make(where, "NL006", message, where.gap(), None, label)
-    if kind == "BY":
+    gap = where.gap()
+    if kind == "BY" and where.routed:
+        message = "a `minimize` needs `by` and its rule" if where.previous is None else f"`by` and a rule are missing after {found(where.previous)}"
+    elif kind == "BY":
         message = "a `minimize` needs `by` and its steps"
+        after = where.stack.boundary() + 2  # `minimize`, the objective, and what stands where `by` is due
+        if after < len(where.stack.starts):
+            gap = Span(gap.source, where.stack.starts[after], where.stack.ends[-1])
     elif kind == "ARROW":
         message = "the type of an operator needs `->` between its domain and its codomain"
     elif kind == "COLON" and statement:
@@ -214,7 +230,7 @@ def _missing(where: Where, kind: str) -> Diagnostic:
         message = f"{text} is missing between {found(where.previous)} and {found(where.token)}"
     else:
         message = f"{text} is missing here"
-    return _make(where, "NL009", message, where.gap(), _example(where, kind))
+    return _make(where, "NL009", message, gap, _example(where, kind))
 
 
 def _example(where: Where, kind: str) -> str | None:
@@ -229,7 +245,7 @@ def _example(where: Where, kind: str) -> str | None:
         }.get(word)
     examples = {
         "ARROW": "write `DOMAIN -> CODOMAIN`, or `real[...]` for a vector",
-        "BY": "write `minimize EXPR by gd(0.1)`",
+        "BY": "write `minimize EXPR matrices by muon(), rest by adamw()`" if where.routed else "write `minimize EXPR by gd(0.1)`",
         "LBRACE": f"write `{word} ... {{ ... }}`",
     }
     if kind == "IN" and word in ("each", "for"):

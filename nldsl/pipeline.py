@@ -22,6 +22,7 @@ from nldsl.elaborate.top import library, top_scope
 from nldsl.parse import parse
 from nldsl.source import Source, Span
 from nldsl.train import read_train
+from nldsl.walk import walk
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def block_parameters(file: tree.File) -> dict[str, set[str]]:
     for block in callees_first(file):
         required = {f.name for f in block.formals if f.default is None}
         own = found.setdefault(block.name, set())
-        for call in nodes_in(block.body):
+        for call in walk(block.body):
             if isinstance(call, tree.Call) and isinstance(call.fn, tree.Name):
                 own |= {call.fn.id} & required
                 inner = found.get(call.fn.id, set())
@@ -147,16 +148,5 @@ def block_parameters(file: tree.File) -> dict[str, set[str]]:
 
 def names_in(node: object) -> Iterator[str]:
     """Every name an expression of the tree mentions."""
-    return (part.id for part in nodes_in(node) if isinstance(part, tree.Name))
+    return (part.id for part in walk(node) if isinstance(part, tree.Name))
 
-
-def nodes_in(node: object) -> Iterator[object]:
-    """A node of the tree and all nodes below it."""
-    stack = [node]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, tuple):
-            stack += part
-        elif hasattr(part, "__dataclass_fields__"):
-            yield part
-            stack += [v for k, v in vars(part).items() if k != "span"]

@@ -112,6 +112,8 @@ def print_stmt(stmt: tree.Stmt | tree.Clause) -> str:
             return f"out {_names((name,))}{_part(' =', expr)}"
         case tree.Update(expr):
             return f"update {print_expr(expr)}"
+        case tree.Minimize(objective, routes=routes) if routes:
+            return f"minimize {print_expr(objective)} {', '.join(map(_route, routes))}"
         case tree.Minimize(objective, over, steps):
             over_ = f" over {over}" if over else ""
             return f"minimize {print_expr(objective)}{over_} by {', '.join(map(print_expr, steps))}"
@@ -132,11 +134,16 @@ def print_item(item: tree.Item) -> str:
             return f"const {name} = {print_expr(value)}"
         case tree.Block(name, formals, body):
             return f"block {name}{_formals(formals)} {_body(body)}"
-        case tree.Rule(name, formals, body):
-            return f"rule {name}{_formals(formals)} {_body(body)}"
+        case tree.Rule(name, formals, body, _, on, otherwise):
+            accepts = "" if on is None else f" on {print_type(on)}" + (f" else {otherwise}" if otherwise else "")
+            return f"rule {name}{_formals(formals)}{accepts} {_body(body)}"
         case tree.Train(name, body):
             return f"train {name} {_body(body)}"
     raise TypeError(f"not an item: {item!r}")
+
+
+def _route(route: tree.Route) -> str:
+    return f"{_text(route.selector)} by {print_expr(route.step)}{_part(' every', route.every)}"
 
 
 def _names(names: tuple[tree.Declared, ...]) -> str:

@@ -6,7 +6,7 @@
     type   = RealType | IntType | BoolType | MapType | StoreType | LikeType
     expr   = Num | Str | Name | Index | Call | Unary | Binary | Last | ListOf | Range | Sum
 
-Every node is a frozen dataclass whose last field is its span; spans do not take part in equality.
+Every node is a frozen dataclass with a span; spans do not take part in equality.
 """
 
 from __future__ import annotations
@@ -182,13 +182,27 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Route:
+    """`SELECTOR by STEP [every N]` of a `train` block: the rule of some parameters."""
+
+    selector: Expr
+    step: Expr
+    every: Expr | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
 class Minimize:
-    """`minimize E [over sum|mean] by STEP, STEP`; steps are calls of rules, applied left to right."""
+    """`minimize E [over sum|mean] by STEP, STEP`; steps are calls of rules, applied left to right.
+
+    In a `train` block `minimize E SELECTOR by STEP, ...` has routes instead of steps.
+    """
 
     objective: Expr
     over: str | None
     steps: tuple[Expr, ...]
     span: Span = _span()
+    routes: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -331,12 +345,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Rule:
-    """A learner. Its body is equations, memories and one `update`."""
+    """A learner. Its body is equations, chains, memories and one `update`.
+
+    `on` is what it learns on, `d -> e` or `real[n]`, where it is not any tensor; `otherwise` the rule for the rest.
+    """
 
     name: str
     formals: tuple[Formal, ...]
     body: tuple[Stmt, ...]
     span: Span = _span()
+    on: Type | None = None
+    otherwise: str | None = None
 
 
 @dataclass(frozen=True)

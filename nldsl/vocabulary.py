@@ -133,6 +133,54 @@ def outer_product(types: list[Type], attrs: Attrs) -> Type:
     return Type("map", (types[0].shape[0], types[1].shape[0]), join_axes(types))
 
 
+def composition(types: list[Type], attrs: Attrs) -> Type:
+    """One operator after another: A : b -> c after B : a -> b."""
+    for i, t in enumerate(types):
+        if t.kind != "map":
+            raise Mismatch("this composes two operators", "an operator A -> B", _plain(t), i)
+    a, b = types
+    if a.domain != b.codomain:
+        raise Mismatch("what the second operator gives is not what the first takes", f"A -> {a.domain}", _plain(b), 1)
+    return Type("map", (a.codomain, b.domain), join_axes(types))
+
+
+def square(types: list[Type], attrs: Attrs) -> Type:
+    t = types[0]
+    if t.kind != "map" or t.domain != t.codomain:
+        raise Mismatch("this acts on a square operator", "an operator A -> A", _plain(t))
+    return t
+
+
+def power_of_operator(types: list[Type], attrs: Attrs) -> Type:
+    t = square(types, attrs)
+    if not is_number(types[1]):
+        raise Mismatch("an operator is raised to the power of one number", "real", _plain(types[1]), 1)
+    return Type("map", t.shape, join_axes(types))
+
+
+def solution(types: list[Type], attrs: Attrs) -> Type:
+    a, b = square(types, attrs), types[1]
+    if b.kind == "map" and b.codomain == a.codomain:
+        return Type("map", b.shape, join_axes(types))
+    if b.kind == "real" and b.shape == (a.codomain,):
+        return Type("real", b.shape, join_axes(types))
+    raise Mismatch("the right side does not fit the operator", f"an operator A -> {a.codomain}, or real[{a.codomain}]", _plain(b), 1)
+
+
+def mean_of_rows(types: list[Type], attrs: Attrs) -> Type:
+    return Type("map", (_operator(types).codomain, ONE), types[0].axes)
+
+
+def mean_of_columns(types: list[Type], attrs: Attrs) -> Type:
+    return Type("map", (ONE, _operator(types).domain), types[0].axes)
+
+
+def _operator(types: list[Type]) -> Type:
+    if types[0].kind != "map":
+        raise Mismatch("this acts on an operator", "an operator A -> B", _plain(types[0]))
+    return types[0]
+
+
 def scaled_values(types: list[Type], attrs: Attrs) -> Type:
     a, w = types
     if w.kind != "map":
@@ -223,6 +271,8 @@ _word("gelu", 1, elementwise, "a * Phi(a), Phi the normal distribution function"
 _word("relu", 1, elementwise, "max(a, 0)")
 _word("max", 2, elementwise, "the larger of a and b")
 _word("min", 2, elementwise, "the smaller of a and b")
+_word("where", 3, elementwise, "a where c > 0, b elsewhere")
+_word("bfloat16", 1, elementwise, "a rounded to bfloat16; what is computed from it alone is rounded too")
 _word("stop", 1, lambda types, attrs: types[0], "a, and no gradient passes")
 _word("dot", 2, to_scalar, "sum_i a_i b_i")
 _word("sqnorm", 1, total, "sum_i a_i^2")
@@ -236,12 +286,19 @@ _word("apply", 2, application, "W a", user=False)
 _word("transpose", 1, transposition, "the operator B -> A with <W a, b> = <a, W^T b>")
 _word("outer", 2, outer_product, "a b^T: the operator that maps x to a <b, x>")
 _word("scale_values", 2, scaled_values, "Diag(a) W")
+_word("matmul", 2, composition, "A B: the operator that maps x to A(B(x))")
+_word("identity", 1, square, "the identity operator of the size of A")
+_word("row_mean", 1, mean_of_rows, "the mean of each row of W")
+_word("column_mean", 1, mean_of_columns, "the mean of each column of W")
+_word("solve", 2, solution, "A^-1 b")
+_word("matrix_power", 2, power_of_operator, "V Diag(max(l, 0)^p) V^T, where (A + A^T) / 2 = V Diag(l) V^T; with p < 0 no l counts for less than eps max(l)")
+_word("eigenvectors", 1, square, "V, where (A + A^T) / 2 = V Diag(l) V^T and l ascends")
 _word("flatten", 1, flattened, "all entries in one vector, the last dimension fastest")
 _word("gather", 1, gathered, "the copies of an `each` as one leading dimension", user=False)
 _word("delay", 1, delayed, "delay(a, n): a of n ticks before, zero at first")
 _word("conv", 2, convolved, "conv(a, n) = sum_j w_j a_(t-j), j = 0 .. n - 1, a filter w for each channel")
 _word("attend", 3, attended, "sum_i softmax_i(<q, k_i> / sqrt(d)) v_i over the stored pairs", user=False)
-_word("count", 0, lambda types, attrs: Type("int"), "the number of this tick, from 1")
+_word("count", 0, lambda types, attrs: Type("int"), "the number of this tick, from 1; in a rule that of its step")
 _word("index", 0, lambda types, attrs: Type("int", (), (attrs["axis"],)), "the number of the copy, from 0", user=False)
 _word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")
 _word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)

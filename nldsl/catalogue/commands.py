@@ -5,7 +5,10 @@ from nldsl.catalogue.page import error
 PAGES = {
     "NL801": error("a file that cannot be read", "There is no such file, or it may not be read."),
     "NL802": error("not a text", "A `.nl` file is UTF-8 text; this one has bytes that are not."),
-    "NL803": error("no such block or stream", "The file has no block, or the block no stream, of that name."),
+    "NL803": error(
+        "no such block, rule or stream",
+        "The file has no block or rule, or the block no stream, of that name. Rules of the library need no file.",
+    ),
     "NL804": error(
         "a parameter without a value",
         "A parameter without a default needs a value: `-D d=64` on the command line, `d=64` in Python.",
@@ -41,6 +44,10 @@ PAGES = {
     "NL814": error(
         "the file is not in the standard form",
         "`nldsl fmt --check` changes nothing; `nldsl fmt FILE` writes the standard form.",
+    ),
+    "NL815": error(
+        "which rule?",
+        "The file has several rules that could be meant; name one with `--rule`.",
     ),
     "NL899": error(
         "an internal error",

@@ -72,4 +72,23 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = x + stop(W(x))\n}",
         "block b(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = stop(x) + W(x)\n}",
     ),
+    "NL430": error(
+        "a rule that does not learn on this",
+        "`rule NAME(...) on d -> e` learns on operators, `on real[n]` on vectors, and names their sizes. Without `on` a rule"
+        " learns on anything.",
+        "rule r(a) on real[n] { update last w - a * g }\nblock b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
+        "rule r(a) on n -> m { update last w - a * g }\nblock b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
+    ),
+    "NL431": error(
+        "a rule's default that is not a number",
+        "The numbers of an optimizer come in with each step, so their defaults are numbers or lists of numbers. A number"
+        " that a range or a size reads fixes what is compiled: it is a whole number and needs a default.",
+        "rule r(a, steps) { chain x = g over i in 0 .. steps { x = 0.5 * x }  update last w - a * x }",
+        "rule r(a, steps = 5) { chain x = g over i in 0 .. steps { x = 0.5 * x }  update last w - a * x }",
+    ),
+    "NL432": error(
+        "a rule that is no optimizer",
+        "An optimizer's step depends on the gradient `g` of the tensor it trains. A rule that takes the gradient elsewhere,"
+        " `grad(at = ...)`, needs the objective itself: it stands after `minimize E by`.",
+    ),
 }

@@ -34,7 +34,7 @@ PAGES = {
     ),
     "NL305": error(
         "a learner on another clock than its memory",
-        "A memory inside a rule is a part of the step: it changes when the memory it trains changes.",
+        "A memory inside a rule is a part of the step: it changes when the memory it trains changes, or more slowly where that changes at every tick.",
         "rule r(a) {\n  memory m : like(w) every 4 { update 0.9 * last m + g }\n  update last w - a * m\n}\n"
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d every 8 { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
         "rule r(a) {\n  memory m : like(w) { update 0.9 * last m + g }\n  update last w - a * m\n}\n"

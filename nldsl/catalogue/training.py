@@ -1,11 +1,16 @@
 """NL7xx: training."""
 
-from nldsl.catalogue.page import error
+from nldsl.catalogue.page import error, warning
+
+TRAIN = (
+    "block lm(d) {{\n  in x : int[256]\n  param E : 256 -> d\n  param H : d -> 256\n  out y = H(E(x))\n}}\n"
+    "train t {{\n  model = lm(d = 8)\n  minimize cross_entropy(model(byte), next) {}\n}}"
+)
+RULE = "rule r(lr = 0.1) on d -> e { update last w - lr * g }\n"
 
 PAGES = {
     "NL701": error("the training text cannot be read", "`--data FILE` names a file that is not there or not readable. Without it the text that ships with Python is used."),
     "NL702": error("the training text is too small", "A text has to hold at least one training window and one held-out window."),
-    "NL703": error("unknown optimizer", "The optimizer of a `train` block is one of those listed."),
     "NL704": error("unknown schedule", "The learning rate's schedule is one of those listed."),
     "NL705": error("a training setting out of range", "A setting of the `train` block or of the command line has a value that no run could follow."),
     "NL706": error("a device that cannot be used", "The device is not there, or torch was built without it. `--device cpu` always works."),
@@ -23,7 +28,44 @@ PAGES = {
     "NL718": error("nothing to train", "The model has no param and no learned memory."),
     "NL720": error("no model to train", "`model = NAME(...)` in a `train` block names a block of the file; its parameters are constants given by name."),
     "NL721": error("no outer objective", "A `train` block has one `minimize E by OPTIMIZER`. Its objective uses the model once, on the stream `byte`, and may use `next`, the byte that follows."),
-    "NL722": error("unknown outer optimizer", "The name after `by` in a `train` block is an optimizer, with numbers by name: adamw(lr = 2e-3, weight_decay = 0.01)."),
+    "NL722": error(
+        "unknown outer optimizer",
+        "After `by` in a `train` block stands a rule of the file or of the library, with its numbers by name: adamw(lr ="
+        " 2e-3, weight_decay = 0.01). Several rules share the parameters by routes: matrices by muon(), rest by adamw().",
+    ),
     "NL723": error("unknown setting", "A setting of a `train` block is misspelled, or its value is of another kind."),
     "NL724": error("which training", "The file has no `train` block, or several: `--train NAME` says which."),
+    "NL725": error(
+        "an unknown selector",
+        "Before `by` stands which parameters the rule trains: matrices, vectors, embeddings, heads, convolutions, rest, all,"
+        " a pattern of names in quotes, or split(SELECTOR, PARTS), whose tensors hold PARTS equal matrices one below the other.",
+        TRAIN.format('matrixes by adamw(), rest by adamw()'), TRAIN.format('matrices by adamw(), rest by adamw()'),
+    ),
+    "NL726": error(
+        "a number the rule does not have",
+        "The numbers of a rule are its parameters, given by name or in order; those without a default have to be given. A list"
+        " stays a list of the same length.",
+        TRAIN.format("by adamw(learning_rate = 1e-3)"), TRAIN.format("by adamw(lr = 1e-3)"),
+    ),
+    "NL727": error(
+        "an `every` that counts no steps",
+        "`every N` runs a rule at every N-th step on the sum of the gradients; N is a whole number. A rule that reads the"
+        " inputs of each step cannot wait.",
+        TRAIN.format("all by adamw() every 0.5"), TRAIN.format("all by adamw() every 8"),
+    ),
+    "NL728": error(
+        "a rule that does not learn on this",
+        "A rule `on d -> e` takes matrices, `on real[n]` vectors. What it does not take goes to the rule after its `else`;"
+        " where there is none, another route has to take it.",
+        RULE + TRAIN.format("vectors by r(), rest by adamw()"), RULE + TRAIN.format("matrices by r(), rest by adamw()"),
+    ),
+    "NL729": error(
+        "a parameter without a rule",
+        "Every parameter needs a route: the first that matches takes it. End with `rest by adamw(...)`.",
+    ),
+    "NL730": warning(
+        "a route without parameters",
+        "No parameter of the model is left for the route: a name is misspelled, an earlier route takes them, or the model has none.",
+        TRAIN.format("all by adamw(), matrices by adamw()"), TRAIN.format("matrices by adamw(), rest by adamw()"),
+    ),
 }

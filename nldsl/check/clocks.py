@@ -44,7 +44,8 @@ def clocks(unit: Unit, types: Types) -> list[Diagnostic]:
     for memory in unit.memories:
         parent = reading.states.get(memory.parent or "")
         own = reading.states.get(memory.state or "")
-        if parent is not None and own is not None and (own.every, own.offset) != (parent.every, parent.offset):
+        # A part may be slower than what is trained at every tick: it folds the gradients between its own ticks.
+        if parent is not None and own is not None and parent.every > 1 and (own.every, own.offset) != (parent.every, parent.offset):
             found.append(
                 Diagnostic("NL305", f"`{own.name}` is a part of the step of `{parent.name}` and has another clock",
                            (Label(own.span), Label(parent.span, f"`{parent.name}` is trained here")),
@@ -61,7 +62,7 @@ def stream_clocks(unit: Unit) -> dict[str, Clock]:
     for name in _in_order(reading, set(clock)):
         equation = reading.equations.get(name)
         if equation is None or equation.op in OWN_PAST:
-            clock[name] = EACH_TICK
+            clock[name] = (equation.attr("every", 1), equation.attr("offset", 0)) if equation is not None else EACH_TICK
         elif equation.op == "fold":
             clock[name] = clock.get(equation.attr("memory"), EACH_TICK)
         else:

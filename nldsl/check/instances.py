@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from nldsl import tree
 from nldsl.check.shapes import Types, infer_shapes
-from nldsl.core import Instance, Ref, Type, Unit
+from nldsl.core import Instance, Ref, Rule, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
 from nldsl.elaborate import elaborate_unit
 from nldsl.elaborate.constants import constant
+from nldsl.elaborate.rule import elaborate_rule
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.source import Span
+from nldsl.walk import range_names
 
 MAX_DEPTH = 32
 MAX_INSTANCES = 4096  # in one block, those inside its blocks included
@@ -71,13 +73,25 @@ class Units:
         self.types[key] = types
         return key
 
+    def rule(self, rule: tree.Rule, structure: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None) -> Rule | None:
+        """A rule on a tensor, of symbolic size or of `sizes`; None when it has errors, which are reported."""
+        unit, hypers, periods, fixed, found = elaborate_rule(rule, self.top, structure or {}, sizes or {})
+        unit, types, wrong = infer_shapes(unit, self.instance)
+        self.diagnostics += found + wrong
+        if any(d.severity == "error" for d in found + wrong):
+            return None
+        accepts = "any" if rule.on is None else "matrix" if isinstance(rule.on, tree.MapType) else "vector"
+        return Rule(rule.name, unit, types, hypers, periods, fixed, accepts, rule.otherwise)
+
     def _too_deep(self, block: tree.Block, what: str) -> None:
         self.diagnostics.append(
             Diagnostic("NL118", f"the block `{block.name}` {what}", (Label(headline(block)),), expected=f"blocks nested at most {MAX_DEPTH} deep"))  # fmt: skip
 
     def instance(self, instance: Instance, args: Mapping[str, Type]) -> tuple[str, Mapping[str, Type]] | None:
         """The unit of an instance: parameters it does not name are read off the shapes of its arguments."""
-        block = next(b for b in self._blocks() if b.name == instance.block)
+        found = self.top.find(instance.block)
+        assert isinstance(found, Constant) and isinstance(found.value, tree.Block)
+        block = found.value
         formals = complete(block, dict(instance.formals), args, self.top)
         missing = [f for f in block.formals if f.name not in formals]
         if missing:
@@ -103,17 +117,9 @@ class Units:
         return key, {name: types[atom.name] if isinstance(atom, Ref) else Type("real") for name, atom in unit.outputs
                      if not isinstance(atom, Ref) or atom.name in types}  # fmt: skip
 
-    def _blocks(self) -> list[tree.Block]:
-        scope: Scope | None = self.top
-        blocks = []
-        while scope is not None:
-            blocks += [b.value for b in scope.names.values() if isinstance(b, Constant) and isinstance(b.value, tree.Block)]
-            scope = scope.parent
-        return blocks
 
-
-def headline(node: tree.Block) -> Span:
-    """The first line of a block."""
+def headline(node: tree.Block | tree.Rule) -> Span:
+    """The first line of a block or rule."""
     end = node.span.source.text.find("\n", node.span.start)
     return Span(node.span.source, node.span.start, min(node.span.end, end if end >= 0 else node.span.end))
 
@@ -163,7 +169,7 @@ def symbolic(block: tree.Block, top: Scope, sizes: dict[str, int]) -> dict[str, 
     """
     values: dict[str, Any] = {}
     scope = Scope({}, top)
-    unrolled = set(_range_names(block.body))
+    unrolled = range_names(block.body)
     for formal in block.formals:
         value = constant(formal.default, scope) if formal.default is not None else None
         if value is None or (isinstance(value, Dim) and formal.name not in unrolled):
@@ -173,17 +179,3 @@ def symbolic(block: tree.Block, top: Scope, sizes: dict[str, int]) -> dict[str, 
         values[formal.name] = tuple(value) if isinstance(value, list) else value
         scope.names[formal.name] = Constant(values[formal.name])
     return values
-
-
-def _range_names(node: Any) -> Iterator[str]:
-    """The names in the ranges of every `for`, `chain` and `sum` of a tree."""
-    stack, inside = [(node, False)], False
-    while stack:
-        part, inside = stack.pop()
-        if isinstance(part, tree.Name) and inside:
-            yield part.id
-        elif isinstance(part, tuple):
-            stack += [(p, inside) for p in part]
-        elif is_dataclass(part) and not isinstance(part, Span):
-            ranged = isinstance(part, (tree.For, tree.Chain, tree.Sum))
-            stack += [(v, inside or (ranged and k == "range")) for k, v in vars(part).items() if k != "span"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,6 +109,18 @@ def SIGMOID(x: float) -> float:
 
 def SOFTPLUS(x: float) -> float:
     return x if x > 30 else math.log1p(math.exp(x)) if x > -700 else 0.0
+
+
+def bfloat16(x: float) -> float:
+    """The nearest number with 8 binary digits, ties to an even last one."""
+    if math.isinf(x) or math.isnan(x):
+        return x
+    if abs(x) > 3.4028234e38:
+        return math.copysign(INF, x)
+    (bits,) = struct.unpack("<I", struct.pack("<f", x))
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    (rounded,) = struct.unpack("<f", struct.pack("<I", bits))
+    return float(rounded)
 
 
 def to_power(a: Interval, b: Interval) -> Interval:

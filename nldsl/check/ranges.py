@@ -29,6 +29,7 @@ from nldsl.check.interval import (
     SQRT,
     ZERO,
     Interval,
+    bfloat16,
     dim_interval,
     divide,
     hull,
@@ -198,6 +199,18 @@ def _rope(e: Equation, r: Ranges) -> Interval:
     return Interval(-size, size)
 
 
+def _where(e: Equation, r: Ranges) -> Interval:
+    c, a, b = (r.of(x) for x in e.args)
+    return a if c.low > 0 else b if c.high <= 0 else hull(a, b)
+
+
+def _matmul(e: Equation, r: Ranges) -> Interval:
+    a, b = e.args
+    found = r.types.get(getattr(a, "name", ""))
+    inner = dim_interval(found.domain) if found is not None else Interval(1.0, INF)
+    return times(times(r.of(a), r.of(b)), inner)
+
+
 def _index(e: Equation, r: Ranges) -> Interval:
     return Interval(0.0, dim_interval(e.attr("axis").size).high - 1)
 
@@ -245,6 +258,8 @@ TABLE: dict[str, Rule] = {
     "relu": _unary(lambda a: Interval(max(a.low, 0.0), max(a.high, 0.0))),
     "max": _binary(lambda a, b: Interval(max(a.low, b.low), max(a.high, b.high))),
     "min": _binary(lambda a, b: Interval(min(a.low, b.low), min(a.high, b.high))),
+    "where": _where,
+    "bfloat16": _unary(lambda a: monotone(bfloat16, a)),
     "stop": _unary(_same),
     "dot": _dot,
     "sqnorm": _sqnorm,
@@ -258,6 +273,13 @@ TABLE: dict[str, Rule] = {
     "transpose": _unary(_same),
     "outer": _binary(times),
     "scale_values": _binary(times),
+    "matmul": _matmul,
+    "identity": lambda e, r: Interval(0.0, 1.0),
+    "row_mean": _unary(_same),
+    "column_mean": _unary(_same),
+    "solve": _unknown,
+    "matrix_power": _unknown,
+    "eigenvectors": lambda e, r: Interval(-1.0, 1.0),
     "flatten": _unary(_same),
     "gather": _unary(_same),
     "delay": _unary(lambda a: hull(ZERO, a)),
@@ -291,6 +313,12 @@ def _sum_norm(e: Equation, r: Ranges) -> float:
     return (SQRT(r.norm(e.args[0])) + SQRT(r.norm(e.args[1]))) ** 2
 
 
+def _side_norm(e: Equation, r: Ranges) -> float:
+    """Each column has length 1."""
+    found = r.types.get(e.name)
+    return dim_interval(found.codomain).high if found is not None else INF
+
+
 def _outer_norm(e: Equation, r: Ranges) -> float:
     return times(Interval(0.0, r.norm(e.args[0])), Interval(0.0, r.norm(e.args[1]))).high
 
@@ -303,4 +331,6 @@ NORMS: dict[str, Callable[[Equation, Ranges], float]] = {
     "rope": _first_norm, "neg": _first_norm, "copy": _first_norm, "stop": _first_norm, "transpose": _first_norm,
     "delay": _first_norm, "flatten": _first_norm, "tanh": _first_norm, "relu": _first_norm, "abs": _first_norm,
     "mul": _scaled_norm, "scale_values": _scaled_norm, "add": _sum_norm, "sub": _sum_norm, "outer": _outer_norm,
+    "matmul": _outer_norm, "row_mean": _first_norm, "column_mean": _first_norm, "identity": _side_norm, "eigenvectors": _side_norm,
+    "bfloat16": lambda e, r: r.norm(e.args[0]) * (1 + 2**-8) ** 2,
 }  # fmt: skip

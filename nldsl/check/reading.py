@@ -8,7 +8,7 @@ from functools import cached_property
 
 from nldsl.core import Atom, Equation, Instance, Last, Memory, Num, Ref, State, Unit
 
-CUTS = frozenset({"stop", "sign", "index", "count"})  # no gradient passes these operations
+CUTS = frozenset({"stop", "sign", "index", "count", "identity"})  # no gradient passes these operations
 
 
 def atoms(equation: Equation) -> Iterator[Atom]:

@@ -1,6 +1,6 @@
-"""Rules that no block uses yet are checked too, as the step of a small linear memory.
+"""Rules that no block uses yet are checked too: on a tensor, or where they need an objective as the step of a small memory.
 
-Only what does not depend on what is trained is reported: names, arguments and the form of the body.
+Of a rule that says nothing about what it learns on, only what does not depend on that is reported.
 
 >>> from nldsl.pipeline import check_source
 >>> from nldsl.source import Source
@@ -18,12 +18,24 @@ from nldsl.diagnostics import Diagnostic
 from nldsl.elaborate.scope import Scope
 from nldsl.parse import parse
 from nldsl.source import Source
+from nldsl.walk import walk
 
 REPORTED = ("NL1", "NL4")
 
 
 def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
     """What is wrong with a rule on its own."""
+    units = Units(top)
+    if rule.on is not None or not any(isinstance(n, tree.Name) and n.id == "grad" for n in walk(rule.body)):
+        units.rule(rule)
+    else:
+        _trial(rule, units)
+    found = units.diagnostics if rule.on is not None else [d for d in units.diagnostics if d.code.startswith(REPORTED)]
+    return [d for d in found if d.spans and d.spans[0].span.source is rule.span.source]
+
+
+def _trial(rule: tree.Rule, units: Units) -> None:
+    """Use a rule in a block of its own."""
     required = [f.name for f in rule.formals if f.default is None]
     arguments = ", ".join(f"{name} = a" for name in required)
     text = (
@@ -32,8 +44,6 @@ def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
         "  out y = trained(x)\n}\n"
     )
     file, _ = parse(Source("<rule>", text))
-    units = Units(top)
     for block in file.items:
         assert isinstance(block, tree.Block)
-        units.block(block, symbolic(block, top, units.sizes))
-    return [d for d in units.diagnostics if d.code.startswith(REPORTED) and d.spans and d.spans[0].span.source is rule.span.source]
+        units.block(block, symbolic(block, units.top, units.sizes))

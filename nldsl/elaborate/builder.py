@@ -39,6 +39,7 @@ class Builder:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     numbers: dict[str, int] = field(default_factory=dict)  # the number last tried for a hint
+    numbers_given: frozenset[str] = frozenset()  # inputs that have one value when a state is made
     copies: int = 0  # of `for`, `chain` and `sum`
     read: set[str] = field(default_factory=set)  # declared names some expression mentions
 

@@ -32,6 +32,11 @@ def constant(expr: tree.Expr, scope: Scope) -> Any:
         case tree.Name(id):
             found = scope.find(id)
             return found.value if isinstance(found, Constant) else None
+        case tree.Index(tree.Name(id), index):
+            found, at = scope.find(id), constant(index, scope)
+            items = found.value if isinstance(found, Constant) else None
+            place = at.integer if isinstance(at, Dim) else None
+            return items[place] if isinstance(items, (list, tuple)) and place is not None and 0 <= place < len(items) else None
         case tree.Unary("-", operand):
             value = constant(operand, scope)
             return -value if isinstance(value, (Dim, float)) else None

@@ -91,6 +91,8 @@ class Declarations:
                 return (id,)
             case tree.Name(id) if (axis := self._axis(id, scope)) is not None:
                 return ("index", axis)
+            case tree.Name() | tree.Index() if (number := self._number(expr, scope)) is not None:
+                return ("input", number)
             case tree.Unary("-", operand):
                 return ("neg", self._init(operand, scope))
             case tree.Binary(op, left, right):
@@ -127,6 +129,11 @@ class Declarations:
         if fn == "normal" and isinstance(numbers[0], float) and numbers[0] < 0:
             raise self.b.fail("NL303", "a standard deviation is not negative", args[0].span, expected="at least 0", found=str(numbers[0]))
         return (fn, *numbers)
+
+    def _number(self, expr: tree.Name | tree.Index, scope: Scope) -> str | None:
+        """The number of a rule that is given when its state is made."""
+        found = scope.find(expr.span.text.replace(" ", "")) if self.b.numbers_given else None
+        return found.atom.name if isinstance(found, Stream) and isinstance(found.atom, Ref) and found.atom.name in self.b.numbers_given else None
 
     def _axis(self, name: str, scope: Scope) -> str | None:
         found = scope.find(name)

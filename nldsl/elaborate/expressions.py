@@ -106,6 +106,9 @@ class Expressions:
             what = "the gradient" if name == "g" else "what learns"
             raise self.b.fail("NL406", f"`{name}` is {what} inside a rule, and this is not one", span, expected="a name of this block",
                               help="rule mine(rate) { update last w - rate * g }")  # fmt: skip
+        if name in ("x", "delta") and scope.find_learner() is not None:
+            raise self.b.fail("NL406", f"`{name}` is what a linear layer saw: a rule that reads it trains the weight of one", span,
+                              expected="an optimizer of a model, `nldsl.optimizer(RULE, model)`")  # fmt: skip
         near = did_you_mean(name, scope.visible() | {w for w in WORDS if WORDS[w].user})
         help = f"did you mean `{near}`?" if near else None
         raise self.b.fail("NL101", f"nothing is called `{name}` here", span, found=f"`{name}`", help=help)
@@ -207,6 +210,10 @@ class Expressions:
         self._count(expr, WORDS[word].arity)
         args = tuple(self.atom(a.value, scope, hint) for a in expr.args)
         self._defined(expr, args, scope)
+        learner = scope.find_learner()
+        if word == "count" and learner is not None and learner.every > 1:
+            # A slow learner counts its own steps.
+            return self.b.emit(word, args, expr.span, name, hint, every=learner.every, offset=learner.offset)
         return self.b.emit(word, args, expr.span, name, hint)
 
     def _attend(self, expr: tree.Call, store: Remembered, scope: Scope, hint: str, name: str | None) -> Atom:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from nldsl import tree
@@ -13,6 +15,7 @@ from nldsl.elaborate.constants import constant
 from nldsl.elaborate.declared import Declarations
 from nldsl.elaborate.expressions import Expressions
 from nldsl.elaborate.scope import Binding, Constant, Learner, Remembered, Scope, Stream, Variable
+from nldsl.source import Span
 
 
 class Memories(Expressions):
@@ -122,6 +125,8 @@ class Memories(Expressions):
                                   expected=f"a whole number of ticks, at least {low}", found=f"`{expr.span.text}`")  # fmt: skip
             ticks.append(number)
         every, offset = (ticks[0], ticks[1] if node.offset is not None else 0)
+        if learner is not None and isinstance(node.every, tree.Name):
+            offset %= every  # the period may be any number of the rule
         if offset >= every and node.offset is not None:
             raise self.b.fail("NL301", "an offset is less than the period", node.offset.span,
                               expected=f"0 .. {every}", found=str(offset))  # fmt: skip
@@ -184,19 +189,34 @@ class Memories(Expressions):
             raise self.b.fail("NL118", f"the rule `{rule.name}` trains a memory of its own by itself", step.span,
                               Label(rule.span, "its body is written out in itself"), expected="another rule")  # fmt: skip
         result = name if name is not None else self.b.fresh(f"{memory}.{rule.name}")
-        home = self._home_of(rule)
-        inner = Scope(self.arguments(step, rule.name, rule.formals, scope, home), home, scope.axes)
+        home = self.home_of(rule)
+        bound = self.arguments(step, rule.name, rule.formals, scope, home)
+        if rule.on is not None:
+            bound |= self.accepted(rule.name, rule.on, rule.otherwise, next(s.type for s in self.b.states if s.name == memory), step.span)
+        inner = Scope(bound, home, scope.axes)
         inner.learner = Learner(at, Ref(result, step.span), memory, objective, scope.axes, *clock, over)
-        self.b.unroll(8 if self.rules else 0, step.span)  # rules in rules may double at each level
+        self.b.unroll(32 if self.rules else 0, step.span)  # rules in rules may double at each level
         self.rules.append(rule)
         try:
-            self._rule_body(rule, inner, memory, result, step)
+            self.rule_body(rule, inner, memory, result, step)
         finally:
             self.rules.pop()
         return Ref(result, step.span)
 
-    def _home_of(self, rule: tree.Rule) -> Scope:
-        """The names a rule can see: those of its own file, and of the library above it."""
+    def accepted(self, rule: str, on: tree.Type, otherwise: str | None, type: Type, span: Span) -> dict[str, Binding]:
+        """The dimensions a rule names in `on`, as sizes of what it learns."""
+        names: tuple[tree.Expr, ...] = ()
+        if isinstance(on, tree.MapType) and type.kind == "map":
+            names = (on.codomain, on.domain)
+        elif isinstance(on, tree.RealType) and type.kind == "real":
+            names = on.dims
+        if len(names) != len(type.shape):
+            raise self.b.fail("NL430", f"the rule `{rule}` does not learn on this", span, Label(on.span, "what it learns on"),
+                              expected=on.span.text, found=str(replace(type, axes=())), help=f"{otherwise}(...)" if otherwise else None)  # fmt: skip
+        return {expr.id: Constant(dim, expr.span) for expr, dim in zip(names, type.shape, strict=True) if isinstance(expr, tree.Name)}
+
+    def home_of(self, rule: tree.Rule | tree.Block) -> Scope:
+        """The names a rule or block can see: those of its own file, and of the library above it."""
         scope: Scope | None = self.top
         while scope is not None:
             found = scope.names.get(rule.name)
@@ -232,11 +252,23 @@ class Memories(Expressions):
             value = constant(expr, where)
             if value is not None:
                 bound[formal.name] = Constant(value, expr.span)
+            elif isinstance(expr, tree.ListOf):
+                for n, item in enumerate(expr.items):
+                    bound[f"{formal.name}[{n}]"] = Stream(self.atom(item, where, formal.name), scope.axes, item.span)
+            elif isinstance(expr, tree.Name) and where.find(f"{expr.id}[0]") is not None:  # a list of numbers of the rule
+                for n in count():
+                    number = where.find(f"{expr.id}[{n}]")
+                    if number is None:
+                        break
+                    bound[f"{formal.name}[{n}]"] = number
             else:
                 bound[formal.name] = Stream(self.atom(expr, where, formal.name), scope.axes, expr.span)
         return bound
 
-    def _rule_body(self, rule: tree.Rule, scope: Scope, memory: str, result: str, step: tree.Call) -> None:
+    def chain(self, stmt: tree.Chain, core: str, scope: Scope) -> None:
+        raise NotImplementedError
+
+    def rule_body(self, rule: tree.Rule, scope: Scope, memory: str, result: str, step: tree.Call) -> None:
         updates = [s for s in rule.body if isinstance(s, tree.Update)]
         if len(updates) != 1:
             raise self.b.fail("NL405", f"the rule `{rule.name}` must have one `update`", rule.span,
@@ -247,6 +279,9 @@ class Memories(Expressions):
                 scope.names[stmt.name.id] = Stream(Ref(name, stmt.span), scope.axes, stmt.name.span)
             elif isinstance(stmt, tree.Memory):
                 scope.names[stmt.name.id] = self.remembered(stmt, scope, self.b.fresh(f"{memory}.{stmt.name.id}"))
+            elif isinstance(stmt, tree.Chain):
+                core = self.b.fresh(f"{memory}.{stmt.name}")
+                scope.names[stmt.name] = Stream(Ref(core, stmt.span), scope.axes, stmt.span)
         for stmt in rule.body:
             if isinstance(stmt, tree.Equation):
                 bound = scope.names[stmt.name.id]
@@ -254,25 +289,32 @@ class Memories(Expressions):
                 self.atom(stmt.expr, scope, bound.atom.name, bound.atom.name)
             elif isinstance(stmt, tree.Memory):
                 self.memory(stmt, stmt.name.id, scope, memory)
+            elif isinstance(stmt, tree.Chain):
+                bound = scope.names[stmt.name]
+                assert isinstance(bound, Stream) and isinstance(bound.atom, Ref)
+                self.chain(stmt, bound.atom.name, scope)
             elif not isinstance(stmt, tree.Update):
-                raise self.b.fail("NL405", "a rule has equations, memories and one update", stmt.span,
-                                  expected="NAME = ..., memory or update")  # fmt: skip
+                raise self.b.fail("NL405", "a rule has equations, chains, memories and one update", stmt.span,
+                                  expected="NAME = ..., chain, memory or update")  # fmt: skip
         self.atom(updates[0].expr, scope, f"{memory}.w", result)
 
     def gradient(self, expr: tree.Expr, at: Atom, scope: Scope) -> Atom:
         """The gradient of the objective at a state, folded over the period of a slow memory."""
         learner = scope.find_learner()
+        if learner is not None and at in learner.gradients:
+            return learner.gradients[at]
         if learner is None or learner.objective is None:
-            raise self.b.fail("NL406", "there is no objective to take the gradient of here", expr.span,
-                              expected="a step after `minimize E by`")  # fmt: skip
-        if at not in learner.gradients:
-            gradient: Atom = self.b.emit("grad", (at,), expr.span, hint=f"{learner.memory}.g",
-                                           objective=learner.objective, memory=learner.memory)
-            if learner.folds:
-                gradient = self.b.emit("fold", (gradient,), expr.span, hint=f"{learner.memory}.g",
-                                       memory=learner.memory, over=learner.over)  # fmt: skip
-            learner.gradients[at] = gradient
-        return learner.gradients[at]
+            raise self.b.fail("NL406", "the gradient is known only where the optimizer stands" if learner else
+                              "there is no objective to take the gradient of here", expr.span,
+                              expected="`g`: a gradient elsewhere needs an objective, as in a memory" if learner else
+                              "a step after `minimize E by`")  # fmt: skip
+        gradient: Atom = self.b.emit("grad", (at,), expr.span, hint=f"{learner.memory}.g",
+                                       objective=learner.objective, memory=learner.memory)  # fmt: skip
+        if learner.folds:
+            gradient = self.b.emit("fold", (gradient,), expr.span, hint=f"{learner.memory}.g",
+                                   memory=learner.memory, over=learner.over)  # fmt: skip
+        learner.gradients[at] = gradient
+        return gradient
 
     def _grad(self, expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
         if len(expr.args) != 1 or expr.args[0].name != "at":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from nldsl import tree
 from nldsl.diagnostics import Diagnostic, Label
@@ -17,13 +19,41 @@ LIBRARY = Path(__file__).parent.parent / "library"
 
 @cache
 def library() -> Scope:
-    """The scope of `std.nl`."""
-    text = (LIBRARY / "std.nl").read_text(encoding="utf-8")
-    file, wrong = parse(Source("std.nl", text))
+    """The scope of the optimizers, inside that of `std.nl`."""
+    return Scope(_Unread(LIBRARY / "optimizers.nl"), _read("std.nl"))
+
+
+def _read(name: str) -> Scope:
+    file, wrong = parse(Source(name, (LIBRARY / name).read_text(encoding="utf-8")))
     assert not wrong, wrong
     scope, wrong = top_scope(file, None)
     assert not wrong, wrong
     return scope
+
+
+class _Unread(dict[str, Any]):
+    """The names of a file, parsed when one of them is first asked for: most texts need none."""
+
+    def __init__(self, path: Path):
+        names = re.findall(r"^(?:rule|block) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        super().__init__(dict.fromkeys(names))
+        self.path = path
+
+    def __getitem__(self, name: str) -> Any:
+        return self.read[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if self.__contains__(name) else default
+
+    def items(self) -> Any:
+        return self.read.items()
+
+    def values(self) -> Any:
+        return self.read.values()
+
+    @cached_property
+    def read(self) -> dict[str, Any]:
+        return _read(self.path.name).names
 
 
 def top_scope(file: tree.File, parent: Scope | None) -> tuple[Scope, list[Diagnostic]]:

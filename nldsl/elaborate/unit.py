@@ -14,6 +14,7 @@ from nldsl.elaborate.constants import constant
 from nldsl.elaborate.memories import Memories
 from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
 from nldsl.vocabulary import WORDS
+from nldsl.walk import walk
 
 
 def elaborate_unit(
@@ -200,7 +201,7 @@ class Statements(Memories):
                     for sub, names in work:
                         self._quietly(sub, names, inner)
             case tree.Chain():
-                self._chain(stmt, declared, scope)
+                self.chain(stmt, declared, scope)
             case tree.Update() | tree.Minimize():
                 raise self.b.fail("NL115", "this stands inside a memory, a rule or a `train`", stmt.span,
                                   expected="a statement of a block")  # fmt: skip
@@ -242,7 +243,7 @@ class Statements(Memories):
                 return
         self.atom(expr, scope, core, core)
 
-    def _chain(self, stmt: tree.Chain, core: str, scope: Scope) -> None:
+    def chain(self, stmt: tree.Chain, core: str, scope: Scope) -> None:
         current = self.atom(stmt.init, scope, f"{core}.start")
         values = self.values(stmt.range, scope)
         for n, value in enumerate(values):
@@ -263,12 +264,31 @@ class Statements(Memories):
     # --- blocks in blocks ------------------------------------------------------------------------
 
     def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
+        if scope.find_learner() is not None:
+            return self._written_out(expr, block, scope, hint, name)
         outputs = self._instance(expr, block, scope)
         if len(outputs) != 1:
             raise self.b.fail("NL107", f"`{block.name}` has {len(outputs)} outputs", expr.span,
                               expected="a block with one output here", help=f"m = {block.name}(...), then m.{next(iter(outputs), 'y')}")  # fmt: skip
         atom = next(iter(outputs.values()))
         return atom if name is None else self.b.alias(atom, expr.span, name)
+
+    def _written_out(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
+        """A block in a rule is a map: its equations are written out in place, its parameters may be numbers of the rule."""
+        outs = [s for s in block.body if isinstance(s, tree.Out)]
+        rest = [s for s in block.body if not isinstance(s, (tree.In, tree.Out))]
+        held = next((s for s in walk(tuple(rest)) if isinstance(s, (tree.Memory, tree.Param))), None)
+        if held is not None or len(outs) != 1:
+            raise self.b.fail("NL117", "a block in a rule is a map with one output, without params and memories", expr.span,
+                              *([Label(held.span, "this is kept from tick to tick")] if held is not None else []),
+                              expected="equations and chains")  # fmt: skip
+        inputs = [tree.Formal(n.id, None, n.span) for s in tree.inputs(block.body) for n in s.names]
+        inner = Scope(self.arguments(expr, block.name, (*inputs, *block.formals), scope, self.home_of(block)), self.home_of(block), scope.axes)
+        inner.learner = scope.find_learner()
+        self.b.unroll(8, expr.span)
+        self.body(rest, inner)
+        out = outs[0]
+        return self.atom(out.expr if out.expr is not None else tree.Name(out.name.id, out.name.span), inner, hint, name)
 
     def _instance(self, expr: tree.Call, block: tree.Block, scope: Scope) -> dict[str, Ref]:
         if scope.axes:

@@ -175,3 +175,32 @@ def test_a_number_may_become_the_entry_of_a_vector():
     assert program.diagnostics == ()
     found = program.symbolic("b")
     assert str(found.types[found.key]["n"]) == "real"
+
+
+@pytest.mark.parametrize(
+    ("expr", "message"),
+    [
+        ("matmul(W, W)(x)", "not what the first takes"),
+        ("matmul(W, x)(x)", "composes two operators"),
+        ("identity(W)(x)", "square operator"),
+        ("matrix_power(A, mean(x))(x)", None),
+        ("matrix_power(W, 2)(x)", "square operator"),
+        ("matrix_power(A, x)(x)", "the power of one number"),
+        ("eigenvectors(x)(x)", "square operator"),
+        ("solve(W, x)", "square operator"),
+        ("solve(A, W(x))", "does not fit the operator"),
+        ("solve(A, transpose(W))(W(x))", None),
+        ("solve(A, W)(x)", "does not fit the operator"),
+        ("row_mean(x)(x)", "acts on an operator"),
+        ("column_mean(A) + row_mean(A)", "the same shape"),
+        ("where(A, x, x)", "the same shape"),
+        ("bfloat16(matmul(W, A))(x)", None),
+    ],
+)
+def test_shapes_of_words_over_operators(expr, message):
+    text = f"block b(d) {{ in x : real[d]  param W : d -> 2 * d  param A : d -> d  B = {expr}  out y = sum(B) * x }}"
+    found = [d.message for d in check_source(Source("b.nl", text)).errors]
+    if message is None:
+        assert found == []
+    else:
+        assert any(message in m for m in found), found

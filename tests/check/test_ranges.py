@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nldsl
-from nldsl.check.interval import ALL, Interval, divide, times, to_power
+from nldsl.check.interval import ALL, Interval, bfloat16, divide, times, to_power
 from nldsl.check.ranges import TABLE, intervals
 from nldsl.vocabulary import WORDS
 
@@ -56,6 +56,19 @@ def test_every_operation_has_an_interval():
         ("d", 1, INF),
         ("1 / d", 0, 1),
         ("s - s", 0, 0),
+        ("where(s, sigmoid(s), -tanh(s) ^ 2 * 3)", -3, 1),
+        ("where(exp(s) + 1, 2, 5)", 2, 2),
+        ("where(-relu(s), 2, 5)", 5, 5),
+        ("bfloat16(0.3 * sigmoid(s))", 0, 0.30078125),
+        ("sqnorm(bfloat16(k))", 0, (1 + 2**-8) ** 2),
+        ("sum(identity(outer(x, x)))", 0, INF),
+        ("mean(identity(outer(x, x)))", 0, 1),
+        ("mean(eigenvectors(outer(x, x)))", -1, 1),
+        ("mean(row_mean(outer(x, sigmoid(x) + k)))", -INF, INF),
+        ("mean(column_mean(outer(k, k)))", -1, 1),
+        ("sqnorm(matmul(outer(k, k), outer(k, 2 * k)))", 0, 4),
+        ("mean(solve(outer(x, x), x))", -INF, INF),
+        ("mean(matrix_power(outer(x, x), s))", -INF, INF),
     ],
 )
 def test_known_intervals(expr, low, high):
@@ -111,3 +124,10 @@ def test_products_quotients_and_powers_contain_their_values(a, b, c, d, s, t):
 
 def test_zero_times_unknown_is_zero():
     assert times(Interval(0, 0), ALL) == Interval(0, 0)
+
+
+@given(st.floats(allow_nan=False) | st.floats(0.9, 1.1) | st.floats(width=32, allow_nan=False))
+def test_rounding_is_that_of_torch(x):
+    import torch
+
+    assert bfloat16(x) == torch.tensor(x, dtype=torch.float64).bfloat16().item()

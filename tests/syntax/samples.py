@@ -48,4 +48,33 @@ train main {
 }
 """
 
-SAMPLES = (GATED, MIXED, GATED + MIXED)
+ROUTED = """\
+rule keep(lr, steps = 5) on d -> e { update last w - lr * g }
+rule short(lr = 0.02, betas = [0.9, 0.999]) on real[n] else keep { update last w - lr * g }
+rule orthogonal(lr = 0.02, momentum = 0.95, nesterov = 1, weight_decay = 0.1, ns_steps = 5)
+    on d -> e else short {
+  update last w - lr * g
+}
+
+train main {
+  minimize cross_entropy(model(byte), next) matrices by keep(0.1), rest by short() every 8
+}
+train long {
+  minimize cross_entropy(model(byte), next)
+      matrices by orthogonal(lr = 0.02, ns_steps = 3),  # not the head
+      # tied
+      "head.*" by short(lr = 1e-3) every 2 * 4,
+      split("*.qkv.weight", 3) by orthogonal(
+        lr = 0.02,
+        momentum = 0.95,
+        nesterov = 1,
+        weight_decay = 0.1,
+        ns_steps = 5,
+        another = 3
+      ),
+      rest by short()
+  steps = 3
+}
+"""
+
+SAMPLES = (GATED, MIXED, ROUTED, GATED + MIXED + ROUTED)

@@ -59,9 +59,17 @@ types = st.one_of(
 )
 declared = node(tree.Declared, names, optional(exprs))
 updates = node(tree.Update, exprs)
-minimizes = node(tree.Minimize, exprs, optional(names), tuples(exprs, least=1))
+steps = node(tree.Minimize, exprs, optional(names), tuples(exprs, least=1))
+selectors = st.one_of(
+    node(tree.Name, names),
+    node(tree.Str, plain_text),
+    node(tree.Call, node(tree.Name, names), tuples(args, least=1)),
+)
+routes = node(tree.Route, selectors, exprs, optional(exprs))
+routed = st.builds(lambda e, r: tree.Minimize(e, None, (), SPAN, r), exprs, tuples(routes, least=1))
+minimizes = steps | routed
 resets = node(tree.Reset, names, st.none()) | node(tree.Reset, st.just("every"), exprs)
-clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), minimizes, updates, resets)
+clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), steps, updates, resets)
 equations = node(tree.Equation, declared, exprs)
 simple = st.one_of(
     node(tree.In, tuples(declared, least=1), types),
@@ -91,7 +99,13 @@ items = st.one_of(
     node(tree.Import, names | dotted),
     node(tree.Const, names, exprs),
     node(tree.Block, names, formals, tuples(statements(simple), most=4)),
-    node(tree.Rule, names, formals, tuples(statements(simple | updates), most=4)),
+    st.builds(
+        lambda name, formals, body, on: tree.Rule(name, formals, body, SPAN, *on),
+        names,
+        formals,
+        tuples(statements(simple | updates), most=4),
+        st.just((None, None)) | st.tuples(types, optional(names)),
+    ),
     node(tree.Train, names, tuples(equations | minimizes, most=4)),
 )
 files = node(tree.File, tuples(items, most=3))
