@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
-from nldsl_interpreter.operations import arguments, compute, gather, rotate
+from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded
 from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
 
@@ -106,10 +106,11 @@ class _Tick:
             elif names[0] in m.instances:
                 self._instance(m.instances[names[0]], scope)
             else:
-                scope[names[0]] = self.equation(m.equations[names[0]], scope)
+                value = self.equation(m.equations[names[0]], scope)
+                scope[names[0]] = self._held(value) if names[0] in m.states else value
         for name, state in m.states.items():
-            self.after[m.prefix + name] = self._copies(scope[name], state.type)
-        return {name: self._copies(*self.atom(atom, scope)) for name, atom in m.unit.outputs}
+            self.after[m.prefix + name] = self._held(self._copies(scope[name], state.type))
+        return {name: self._held(self._copies(*self.atom(atom, scope))) for name, atom in m.unit.outputs}
 
     def atom(self, atom: Atom, scope: Mapping[str, Tensor]) -> tuple[Tensor, Type]:
         if isinstance(atom, Num):
@@ -132,6 +133,10 @@ class _Tick:
     def _copies(self, x: Tensor, type: Type) -> Tensor:
         return x.expand(self.batch, *sizes(type))
 
+    def _held(self, x: Tensor) -> Tensor:
+        """Memories and what passes into and out of a unit have its dtype, whatever `bfloat16` has rounded."""
+        return x.to(self.dtype) if x.is_floating_point() else x
+
     # --- equations ---------------------------------------------------------------------------------
 
     def equation(self, e: Equation, scope: Mapping[str, Tensor]) -> Tensor:
@@ -143,7 +148,7 @@ class _Tick:
             case "grad":
                 return self._gradient(e.attr("objective"), self._copies(values[0], result), scope)
             case "count":
-                return torch.full((1,), self.t + 1, dtype=self.dtype)
+                return torch.full((1,), (self.t + 1 - e.attr("offset", 0)) // e.attr("every", 1), dtype=self.dtype)
             case "index":
                 return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
             case "rope":
@@ -156,6 +161,8 @@ class _Tick:
                 values[0] = self._past(e, "past", values[0], e.attr("ticks"), True)
             case "attend":
                 values[1:] = (self._past(e, n, x, e.attr("window"), False) for n, x in zip(("keys", "values"), values[1:], strict=True))
+        if e.op not in ("conv", "attend") and is_rounded(e, args):
+            return rounded(e.op, result, args)
         return compute(e.op, len(args[0][1].shape), values)
 
     def _gradient(self, objective: Objective, at: Tensor, scope: Mapping[str, Tensor]) -> Tensor:
@@ -196,7 +203,7 @@ class _Tick:
 
     def _instance(self, instance: Instance, scope: Scope) -> None:
         tick = _Tick(self.m.inner[instance.name], self.params, self.state, self.batch, self.dtype)
-        outputs = tick.run({name: self.atom(a, scope)[0] for name, a in instance.args if name is not None})
+        outputs = tick.run({name: self._held(self.atom(a, scope)[0]) for name, a in instance.args if name is not None})
         scope.update({f"{instance.name}.{name}": value for name, value in outputs.items()})
         self.after |= tick.after
 
@@ -205,7 +212,7 @@ class _Tick:
     def _past(self, e: Equation, name: str, x: Tensor, ticks: int | None, filled: bool) -> Tensor:
         """The values of x at the last so many ticks, this one included, oldest first; `filled`: zero before the first."""
         key = f"{self.m.prefix}{e.name}:{name}"
-        x = x.expand(self.batch, *x.shape[1:]).unsqueeze(1)
+        x = self._held(x.expand(self.batch, *x.shape[1:])).unsqueeze(1)
         past = self.state.get(key, x.new_zeros(self.batch, ticks - 1 if filled and ticks else 0, *x.shape[2:]))
         now = torch.cat((past, x), 1)
         self.after[key] = now[:, 1:] if now.shape[1] == ticks else now
@@ -213,6 +220,7 @@ class _Tick:
 
     def _fold(self, e: Equation, x: Tensor) -> Tensor:
         key, state = f"{self.m.prefix}{e.name}:sum", self.m.states[e.attr("memory")]
+        x = self._held(x)
         total = self.state[key] + x if key in self.state else x
         self.after[key] = total if state.name in self.m.resting(self.t) else torch.zeros_like(total)
         return total / state.every if e.attr("over") == "mean" else total

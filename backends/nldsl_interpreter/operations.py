@@ -8,12 +8,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nldsl.core import Axis, Type
+from nldsl.core import Axis, Equation, Num, Type
+from nldsl.vocabulary import is_number
 from nldsl_interpreter.values import integer, lift
 
 
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype) @ b.to(dtype)
+
+
+def solve(a: Tensor, b: Tensor) -> Tensor:
+    if b.dim() < a.dim():
+        return solve(a, b.unsqueeze(-1)).squeeze(-1)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return torch.linalg.solve(single(a.to(dtype)), single(b.to(dtype)).expand(*lead, *b.shape[-2:])).to(dtype)
+
+
+def eigen(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of the symmetric part."""
+    values, vectors = torch.linalg.eigh((single(a) + single(a).mT) / 2)
+    return values, vectors
+
+
+def matrix_power(a: Tensor, p: Tensor) -> Tensor:
+    values, vectors = eigen(a)
+    exponent = p.to(values.dtype).unsqueeze(-1)
+    least = torch.where(exponent < 0, torch.finfo(values.dtype).eps * values.max(-1, keepdim=True).values.abs(), 0)
+    power = torch.maximum(values, least) ** exponent
+    return (vectors @ torch.diag_embed(power) @ vectors.mT).to(a.dtype)
+
+
+def single(a: Tensor) -> Tensor:
+    """Half precision raised to float32."""
+    return a.float() if a.dtype in (torch.half, torch.bfloat16) else a
+
+
 def apply(w: Tensor, x: Tensor) -> Tensor:
-    return (w @ x.unsqueeze(-1)).squeeze(-1) if x.is_floating_point() else torch.take_along_dim(w, x.unsqueeze(-2), -1)[..., 0]
+    return matmul(w, x.unsqueeze(-1)).squeeze(-1) if x.is_floating_point() else torch.take_along_dim(w, x.unsqueeze(-2), -1)[..., 0]
 
 
 # Entry by entry: every argument has the rank of the result.
@@ -22,7 +55,10 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "copy": lambda a: a, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs, "sign": torch.sign,
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": lambda a: torch.logaddexp(a, torch.zeros_like(a)),
     "silu": F.silu, "gelu": F.gelu, "relu": torch.relu, "max": torch.maximum, "min": torch.minimum, "stop": Tensor.detach,
+    "where": lambda c, a, b: torch.where(c > 0, a, b), "bfloat16": Tensor.bfloat16,
 }  # fmt: skip
+# Arguments as they are.
+PLAIN: dict[str, Callable[..., Tensor]] = {"solve": solve}
 # Over all entries: the last argument names the dimensions.
 OVER: dict[str, Callable[..., Tensor]] = {
     "dot": lambda a, b, dims: (a * b).sum(dims),
@@ -39,11 +75,32 @@ MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Tensor]]] = {
     "apply": ((2, 1), apply),
     "transpose": ((2,), lambda w: w.mT),
     "outer": ((1, 1), lambda a, b: a.unsqueeze(-1) * b.unsqueeze(-2)),
+    "matmul": ((2, 2), matmul),
+    "identity": ((2,), lambda w: torch.eye(w.shape[-1], dtype=w.dtype).expand_as(w)),
+    "row_mean": ((2,), lambda w: w.mean(-1, keepdim=True)),
+    "column_mean": ((2,), lambda w: w.mean(-2, keepdim=True)),
+    "matrix_power": ((2, 0), matrix_power),
+    "eigenvectors": ((2,), lambda w: eigen(w)[1].to(w.dtype)),
     "scale_values": ((1, 2), lambda a, w: a.unsqueeze(-1) * w),
     "cross_entropy": ((1, 1), lambda a, i: a.logsumexp(-1) - torch.take_along_dim(a, i, -1)[..., 0]),
     "conv": ((1, 2), lambda past, w: (past.flip(1).movedim(1, -1) * w).sum(-1)),
     "attend": ((1, 1, 1), lambda q, k, v: (((q[:, None] * k).sum(-1, keepdim=True) / k.shape[-1] ** 0.5).softmax(1) * v).sum(1)),
 }
+
+
+def is_rounded(e: Equation, args: list[tuple[Tensor, Type]]) -> bool:
+    """Whether the result is bfloat16 again: all that is not a number is, the condition of `where` aside."""
+    given = list(zip(args, e.args, strict=True))[e.op == "where" :]
+    read = [x for x, a in given if not isinstance(a, Num) and x[0].is_floating_point()]
+    wide = [x for x, t in read if not is_number(t)] or [x for x, _ in read]
+    return bool(wide) and all(x.dtype == torch.bfloat16 for x in wide)
+
+
+def rounded(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> Tensor:
+    """An operation on rounded values, as torch computes it: in float32 where it is entrywise, and rounded."""
+    if op in ELEMENTWISE:
+        args = [(x.float() if x.is_floating_point() else x, t) for x, t in args]
+    return compute(op, len(args[0][1].shape), arguments(op, result, args)).bfloat16()
 
 
 def arguments(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> list[Tensor]:
@@ -59,6 +116,8 @@ def compute(op: str, rank: int, args: list[Tensor]) -> Tensor:
     """The value of an operation; `rank` is that of its first argument."""
     if op in OVER:
         return OVER[op](*args, tuple(range(-rank, 0)))
+    if op in PLAIN:
+        return PLAIN[op](*args)
     return ELEMENTWISE[op](*args) if op in ELEMENTWISE else MIXED[op][1](*args)
 
 
@@ -72,6 +131,7 @@ def gather(x: Tensor, type: Type, axis: Axis) -> Tensor:
 def rotate(x: Tensor, t: int) -> Tensor:
     """Pairs (a_i, a_i+n/2) turned by the angle t * 10000^(-2 i / n)."""
     n = x.shape[-1]
-    angle = t * 10000.0 ** (-2 * torch.arange(n // 2, dtype=x.dtype) / n)
+    angle = t * 10000.0 ** (-2 * torch.arange(n // 2, dtype=torch.float64) / n)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.split(n // 2, dim=-1)
-    return torch.cat((a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()), -1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)

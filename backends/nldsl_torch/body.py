@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type
+from nldsl.lower.rounding import is_rounded
 from nldsl.names import identifier
 from nldsl.source import NOWHERE, Span
 from nldsl_torch import ops
@@ -37,7 +38,7 @@ class Names:
 RESERVED = frozenset(dir(builtins)) | frozenset(
     """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick apply causal_conv chunk
     chunk_solve channel_factors channel_kernel cross_entropy decay_kernel delay expect fitting from_memory linear_scan loop
-    norm part past region remember rope segments shift_down ticks to_memory together unchunk unit whole
+    norm matmul solve matrix_power eigenvectors part past region remember rope segments shift_down ticks to_memory together unchunk unit whole
     window_attention""".split()
 )
 
@@ -56,8 +57,9 @@ class Body:
         reads: core names the function needs from outside, `last S` for a state before the tick.
     """
 
-    def __init__(self, names: Names, types: Mapping[str, Type], params: set[str], equations: Sequence[Equation], outputs: Iterable[str]):
-        self.names, self.types, self.params = names, types, params
+    def __init__(self, names: Names, types: Mapping[str, Type], params: set[str], equations: Sequence[Equation], outputs: Iterable[str],
+                 rounded: frozenset[str] = frozenset()):  # fmt: skip
+        self.names, self.types, self.params, self.rounded = names, types, params, rounded
         self.lines: list[str] = []
         self.reads: dict[str, None] = {}
         self.outputs = set(outputs)
@@ -101,11 +103,20 @@ class Body:
         self.note(e.span)
         self.lines.append(f"{self.names.of(e.name)} = {text}")
 
+    def _is_rounded(self, atom: Atom) -> bool:
+        """Whether the value is bfloat16 where the module need not be."""
+        return isinstance(atom, Ref) and atom.name in self.rounded
+
     def expression(self, e: Equation) -> str:
         if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name in self.params:
             W, X = self.type(e.args[0]), self.type(e.args[1])
-            return ops.apply_param(W, X, self.text(e.args[0]), self.text(e.args[1]))
-        return ops.express(e, self.types[e.name], self.text, self.type)
+            return ops.apply_param(W, X, self.text(e.args[0]), self.text(e.args[1]), self._is_rounded(e.args[1]))
+        text = ops.express(e, self.types[e.name], self.text, self.type)
+        if self.rounded and e.op != "bfloat16" and is_rounded(e, self.rounded, self.types):
+            # Torch widens the result for a number of each tick, unlike for a constant.
+            numbers = [a for a in e.args[e.op == "where" :] if not isinstance(a, Num) and not self._is_rounded(a)]
+            text = f"({text}).bfloat16()" if numbers else text
+        return text
 
 
 def _compound(text: str) -> bool:
@@ -150,6 +161,9 @@ def ordered(equations: Iterable[Equation]) -> list[Equation]:
     return done
 
 
+MATRICES = frozenset({"matmul", "solve", "matrix_power", "eigenvectors", "identity"})
+
+
 def worth_fusing(equations: Sequence[Equation]) -> bool:
     """Whether a region has at least four entrywise operations: a compilation takes seconds, a matrix product gains nothing."""
-    return sum(e.op not in ("apply", "gather", "flatten", "index", "copy", "transpose", "stop") for e in equations) >= 4
+    return sum(e.op not in ("apply", "gather", "flatten", "index", "copy", "transpose", "stop", *MATRICES) for e in equations) >= 4

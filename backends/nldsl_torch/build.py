@@ -18,14 +18,17 @@ import torch.fx
 from nldsl.core import Unit
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
-from nldsl_torch import streams
+from nldsl_torch import matrices, streams
 from nldsl_torch.body import RESERVED
 from nldsl_torch.module import ClassWriter
 from nldsl_torch.streams import Region
 
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_kernel, segments, shift_down, unchunk, window_attention"
-PRIMITIVES = ("apply", "causal_conv", "cross_entropy", "delay", "norm", "rope", "ticks", "unit")
+MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power, solve"
+PRIMITIVES = tuple(getattr(streams, f) for f in "apply causal_conv cross_entropy delay norm rope ticks unit".split()) + tuple(
+    getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split()
+)
 STREAMS = "from nldsl_torch.streams import apply, causal_conv, cross_entropy, delay, expect, fitting, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, to_memory, together, unit, whole"  # noqa: E501
 
 
@@ -60,7 +63,7 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     if standalone:
         out += [_primitives(), ""]
     else:
-        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, STREAMS, ""]
+        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, ""]
     for k, p in found.items():
         inputs = {key: [i.name for i in units[key].inputs] for key in found}
         out += ["", *ClassWriter(classes[k], p, classes, inputs).write(), ""]
@@ -80,9 +83,9 @@ def _class_name(block: str, taken: set[str]) -> str:
 
 @cache
 def _primitives() -> str:
-    """The text of `runtime.py` and `streams.py` as one prelude."""
+    """The text of `runtime.py`, `matrices.py` and `streams.py` as one prelude."""
     parts = []
-    for name in ("runtime.py", "streams.py"):
+    for name in ("runtime.py", "matrices.py", "streams.py"):
         text = (HERE / name).read_text(encoding="utf-8")
         _, _, rest = text.partition("from __future__ import annotations\n")
         parts.append(f"# --- {name} " + "-" * 80 + "\n" + rest.strip("\n"))
@@ -142,7 +145,7 @@ def show_fx(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key:
     parts = []
     for name, value in vars(made).items():
         if isinstance(value, Region):
-            tracer = torch.fx.Tracer(autowrap_functions=tuple(vars(streams)[f] for f in PRIMITIVES))
+            tracer = torch.fx.Tracer(autowrap_functions=PRIMITIVES)
             parts.append(f"# {name}\n{tracer.trace(value.fn)}")
     return "\n\n".join(parts)
 

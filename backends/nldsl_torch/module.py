@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nldsl.core import Equation, Ref
 from nldsl.lower.schedule import Attention, Call, Recurrence, Region
 from nldsl.names import identifier
 from nldsl_torch.initial import initial, is_zeros, size
 from nldsl_torch.steps import StepWriter
+
+SCALES = ("copy", "neg", "add", "sub", "mul", "div", "tanh")  # of what an operator gives: it still makes the output
 
 
 @dataclass
@@ -32,10 +35,12 @@ class ClassWriter(StepWriter):
 
     def _class(self) -> list[str]:
         unit = self.unit
+        roles = ", ".join(f'"{name}": "{role}"' for name, role in self._roles().items())
         lines = [
             f"class {self.name}(torch.nn.Module):",
             f'    """`{unit.key}`, {unit.span.where}."""',
             "",
+            *([f"    _roles = {{{roles}}}  # what parameters are, where their shape does not tell", ""] if roles else []),
             "    def __init__(self):",
             "        super().__init__()",
         ]
@@ -50,6 +55,43 @@ class ClassWriter(StepWriter):
             lines.append(f"        self.{identifier(i.name)} = {self.classes[i.unit]}()")
         lines += self._initial_state() + self._forward() + self._step()
         return lines
+
+    def _roles(self) -> dict[str, str]:
+        """What the author's types say about parameters; an instance whose output is the block's is an `output` too."""
+        found = {p.name: "matrix" if p.type.kind == "map" else "vector" for p in self.unit.params
+                 if p.type.axes and (p.type.kind == "map" or len(p.type.shape) < 2)}  # fmt: skip
+        equations = {e.name: e for e in self.unit.equations}
+        for e in self.unit.equations:
+            match e:
+                case Equation(op="conv", args=(_, Ref(filter))) if filter in self.params:
+                    found[filter] = "convolution"
+                case Equation(op="apply", args=(operator, Ref(x))) if self.types[x].kind == "int" and (name := self._operator(operator, equations)):
+                    found[name] = "embedding"
+        for _, atom in self.unit.outputs:
+            for name in self._makes(atom, equations):
+                found[name] = f"{found.get(name, '')} output".strip()
+        return {identifier(name): role for name, role in found.items()}
+
+    def _operator(self, atom: object, equations: dict[str, Equation]) -> str | None:
+        """The param that an operator is, as it stands or transposed."""
+        while isinstance(atom, Ref) and atom.name not in self.params:
+            e = equations.get(atom.name)
+            atom = e.args[0] if e is not None and e.op in ("transpose", "copy") else None
+        return atom.name if isinstance(atom, Ref) else None
+
+    def _makes(self, atom: object, equations: dict[str, Equation]) -> list[str]:
+        """The param, or the instance, whose application is an output, but for scales and shifts."""
+        while isinstance(atom, Ref):
+            name = atom.name
+            if name not in equations:
+                return [i.name for i in self.unit.instances if name in (f"{i.name}.{o}" for o in i.outputs)]
+            e = equations[name]
+            if e.op == "apply":
+                made = self._operator(e.args[0], equations)
+                return [] if made is None else [made]
+            streams = [a for a in e.args if isinstance(a, Ref) and a.name not in self.static]
+            atom = streams[0] if e.op in SCALES and len(streams) == 1 else None
+        return []
 
     def _initial_state(self) -> list[str]:
         lines = [

@@ -15,7 +15,7 @@ TypeOf = Callable[[Atom], Type]
 UNARY = {
     "exp": "{}.exp()", "log": "{}.log()", "sqrt": "{}.sqrt()", "abs": "{}.abs()", "sign": "{}.sign()", "tanh": "{}.tanh()",
     "sigmoid": "{}.sigmoid()", "softplus": "F.softplus({})", "silu": "F.silu({})",
-    "gelu": "F.gelu({})", "relu": "{}.relu()", "stop": "{}.detach()", "neg": "-{}", "copy": "{}",
+    "gelu": "F.gelu({})", "relu": "{}.relu()", "stop": "{}.detach()", "bfloat16": "{}.bfloat16()", "neg": "-{}", "copy": "{}",
     "unit": "unit({})", "norm": "norm({})", "softmax": "{}.softmax(-1)",
 }  # fmt: skip
 BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
@@ -61,12 +61,31 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
     if e.op in ("max", "min"):
         return _extreme(e, aligned)
     match e.op:
+        case "where":
+            return _choice(e, aligned)
         case "dot" | "sqnorm" | "sum" | "mean":
             return _reduction(e, result, text, type)
         case "apply":
             return _apply(e, result, text, type)
         case "transpose":
             return f"{text(e.args[0])}.mT"
+        case "matmul":
+            return f"matmul({_operator(e.args[0], result, text, type)}, {_operator(e.args[1], result, text, type)})"
+        case "solve":
+            operator, side = _operator(e.args[0], result, text, type), aligned(1)
+            if result.kind == "map":
+                return f"solve({operator}, {side})"
+            return f"solve({operator}, {side}.unsqueeze(-1)).squeeze(-1)"
+        case "matrix_power":
+            p = e.args[1]
+            power = text(p) if isinstance(p, Num) else align(text(p), type(p), Type("real", (result.codomain,), result.axes))
+            return f"matrix_power({aligned(0)}, {power})"
+        case "eigenvectors":
+            return f"eigenvectors({text(e.args[0])})"
+        case "identity":
+            return f"torch.diag_embed(torch.ones_like({text(e.args[0])}[..., 0]))"
+        case "row_mean" | "column_mean":
+            return f"{text(e.args[0])}.mean({-1 if e.op == 'row_mean' else -2}, keepdim=True)"
         case "outer":
             vector = Type("real", (result.shape[0],), result.axes)
             left, right = (align(text(a), type(a), vector) for a in e.args)
@@ -90,6 +109,26 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "cross_entropy":
             return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
     raise NotImplementedError(e.op)
+
+
+def _operator(atom: Atom, result: Type, text: Text, type: TypeOf) -> str:
+    """An operator laid out to broadcast against the copies of the result; its own shape stays."""
+    given = type(atom)
+    return align(text(atom), given, Type("map", given.shape, result.axes))
+
+
+def _choice(e: Equation, aligned: Callable[[int], str]) -> str:
+    """`where` with tensors for the condition and one branch at least: of two numbers alone torch makes float32."""
+    c, a, b = e.args
+    if isinstance(c, Num):
+        taken, other = (1, 2) if float(literal(c.value)) > 0 else (2, 1)
+        if isinstance(e.args[other], Num):
+            return aligned(taken)
+        if isinstance(e.args[taken], Num):
+            return f"torch.full_like({aligned(other)}, {aligned(taken)})"
+        return " + ".join((aligned(taken), f"torch.zeros_like({aligned(other)})"))
+    first = f"torch.full_like({aligned(0)}, {aligned(1)})" if isinstance(a, Num) and isinstance(b, Num) else aligned(1)
+    return f"torch.where({aligned(0)} > 0, {first}, {aligned(2)})"
 
 
 def _extreme(e: Equation, aligned: Callable[[int], str]) -> str:
@@ -120,10 +159,11 @@ def _apply(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
     return f"apply({operator}, {align(text(x), X, Type('real', X.shape, result.axes))})"
 
 
-def apply_param(W: Type, X: Type, w: str, x: str) -> str:
-    """A param operator applied to a stream: one matrix product for all ticks."""
+def apply_param(W: Type, X: Type, w: str, x: str, rounded: bool = False) -> str:
+    """A param operator applied to a stream: one matrix product for all ticks, in the param's dtype."""
     if X.kind == "int":
         return f"F.embedding({x}, {w}.mT)"
+    x = f"{x}.to({w}.dtype)" if rounded else x
     if not W.axes:
         return f"F.linear({x}, {w})"
     if not set(W.axes) & set(X.axes) and not X.axes:

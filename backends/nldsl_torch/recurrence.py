@@ -9,6 +9,7 @@ from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.lower.affine import Read
 from nldsl.lower.plan import Form
 from nldsl.lower.rewrite import number
+from nldsl.lower.rounding import is_rounded, rounded
 from nldsl.lower.schedule import Recurrence
 from nldsl_torch import ops
 from nldsl_torch.body import CHUNK_LOCALS, Body, Names, ordered
@@ -34,6 +35,7 @@ class RecurrenceWriter:
         self.states: dict[str, State] = {s.name: s for s in unit.states if s.name in step.states}
         self.axes = max((types[s].axes for s in step.states), key=len)
         self.clocked = any(s.every > 1 or s.reset is not None for s in self.states.values())
+        self.rounded = rounded(unit, types)
         self.folds = [e for e in step.equations if e.op == "fold"]
 
     # --- one tick --------------------------------------------------------------------------------
@@ -42,12 +44,16 @@ class RecurrenceWriter:
         """tick(streams, fixed, [tick,] states) -> (outputs, states), at one tick: streams are [B, axes.., shape..]."""
         names = Names()
         equations = ordered(self.step.equations)
-        body = Body(names, self.types, {p.name for p in self.unit.params}, equations, {*self.step.outputs, *self.states})
+        body = Body(names, self.types, {p.name for p in self.unit.params}, equations, {*self.step.outputs, *self.states}, self.rounded)
         for e in equations:
             if e.op == "fold":
                 self._fold(body, e)
             elif e.name in self.states and self.states[e.name].every > 1:
                 self._slow(body, e)
+            elif e.name in self.states and is_rounded(e, self.rounded, self.types):
+                text = body.expression(e)
+                body.note(e.span)
+                body.lines.append(f"{names.of(e.name)} = ({text}).to({body.text(Last(e.name))}.dtype)")
             else:
                 body.equation(e)
         reads = [n for n in body.reads if not n.startswith("last ")]
@@ -87,6 +93,8 @@ class RecurrenceWriter:
     def _slow(self, body: Body, e: Equation) -> None:
         state, name = self.states[e.name], body.names.of(e.name)
         text = body.expression(e)
+        if is_rounded(e, self.rounded, self.types):
+            text = f"({text}).to({body.text(Last(e.name))}.dtype)"
         body.note(e.span)
         body.lines.append(f"{name} = {text} if (tick + 1 - {state.offset}) % {state.every} == 0 else {body.text(Last(e.name))}")
 

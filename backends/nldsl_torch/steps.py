@@ -8,6 +8,7 @@ from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
 from nldsl.lower.equation import machine_text
 from nldsl.lower.plan import Form, Plan, machine_inputs
 from nldsl.lower.rewrite import number
+from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Recurrence, Region
 from nldsl.names import identifier
@@ -46,6 +47,7 @@ class StepWriter:
         self.numbers = {e.name: e.args[0].value for e in unit.equations if e.op == "copy" and isinstance(e.args[0], Num)}
         self.indices = [e for e in unit.equations if e.op == "index"]
         self.static = self._static()
+        self.rounded = rounded(unit, self.types)
         self.names = Names()
         self.ticks = any(e.op in ("count", "rope") for e in unit.equations) or any(
             s.every > 1 or s.reset is not None for s in unit.states
@@ -74,11 +76,11 @@ class StepWriter:
         return self.local(atom.name)
 
     def stream(self, atom: Ref | Last | Num) -> str:
-        """A value with batch and ticks, as outputs and arguments of instances have them."""
+        """A value with batch and ticks in the module's dtype, as outputs and arguments of instances have them."""
         assert isinstance(atom, Ref), atom
         if atom.name in self.numbers:
             return f"self._like.new_full((B, T), {ops.literal(self.numbers[atom.name])})"
-        text = self.local(atom.name)
+        text = self.local(atom.name) + (".to(self._like.dtype)" if atom.name in self.rounded else "")
         return f"{text}.expand(B, T, *{text}.shape)" if atom.name in self.static else text
 
     # --- regions -----------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ class StepWriter:
         inside = {e.name for e in equations}
         outputs = [name for name in self._needed(step) if name in inside]
         names = Names()
-        body = Body(names, self.types, self.params, equations, outputs)
+        body = Body(names, self.types, self.params, equations, outputs, self.rounded)
         pasts: dict[str, str] = {}
         tick = False
         for e in equations:
@@ -143,7 +145,9 @@ class StepWriter:
             body.reads |= dict.fromkeys([some, *real[:1]])
             # Whole numbers would become float32 in a division, whatever the dtype of the module.
             like = f".to({body.names.of(real[0])}.dtype)" if real else ""
-            body.lines.append(f"{name} = ticks({body.names.of(some)}, tick){like}")
+            every, offset = e.attr("every", 1), e.attr("offset", 0)
+            number = f"ticks({body.names.of(some)}, tick)"
+            body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every})'}{like}")
             return True
         source = body.text(e.args[0])
         if e.op == "rope":
@@ -212,7 +216,7 @@ class StepWriter:
         if not outputs:
             return
         names = Names()
-        body = Body(names, self.types, self.params, rest, outputs)
+        body = Body(names, self.types, self.params, rest, outputs, self.rounded)
         for e in rest:
             body.equation(e)
         reads = [r for r in body.reads if r not in self.static] + [r for r in body.reads if r in self.static]
@@ -286,7 +290,8 @@ class StepWriter:
         moved = []
         for atom in e.args:
             given = self.type_of(atom)
-            moved.append(f"to_memory({ops.align(self.value(atom), given, Type('real', given.shape, result.axes))}, {lead})")
+            value = self.value(atom) + (".to(self._like.dtype)" if isinstance(atom, Ref) and atom.name in self.rounded else "")
+            moved.append(f"to_memory({ops.align(value, given, Type('real', given.shape, result.axes))}, {lead})")
         q, k, v = moved
         heads = "".join(f", {ops.literal(a.size)}" for a in result.axes)
         for key, atom in ((f"{store}:key", e.args[1]), (f"{store}:value", e.args[2])):

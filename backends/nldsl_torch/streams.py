@@ -55,7 +55,10 @@ def norm(x: Tensor) -> Tensor:
 
 
 def apply(operator: Tensor, x: Tensor) -> Tensor:
-    """operator [.., out, in] of x [.., in]."""
+    """operator [.., out, in] of x [.., in], in the wider dtype of the two."""
+    if operator.dtype != x.dtype:
+        dtype = torch.promote_types(operator.dtype, x.dtype)
+        operator, x = operator.to(dtype), x.to(dtype)
     return (operator @ x.unsqueeze(-1)).squeeze(-1)
 
 

@@ -45,9 +45,20 @@ def equation_flops(e: Equation, types: dict[str, Type]) -> Dim:
     match e.op:
         case "apply" if args[-1].kind != "int":
             return Dim.of(2) * copies(result.axes) * args[0].codomain * args[0].domain
+        case "matmul":
+            return Dim.of(2) * entries(result) * args[0].domain
+        case "solve":
+            n, sides = args[0].codomain, args[-1].domain if result.kind == "map" else Dim.of(1)
+            return copies(result.axes) * (Dim.of(2) / Dim.of(3) * n * n * n + Dim.of(2) * n * n * sides)
+        case "eigenvectors" | "matrix_power":
+            # Reduction to tridiagonal form, the iteration on it and the vectors; then one product more.
+            n = result.codomain
+            return copies(result.axes) * Dim.of(9 if e.op == "eigenvectors" else 11) * n * n * n
+        case "row_mean" | "column_mean":
+            return entries(args[0])
         case "conv":
             return Dim.of(2 * e.attr("ticks")) * entries(result)
-        case "outer" | "add" | "sub" | "mul" | "div" | "scale_values":
+        case "outer" | "add" | "sub" | "mul" | "div" | "scale_values" | "where":
             return entries(result)
         case "dot" | "sqnorm" | "sum" | "mean":
             return Dim.of(2) * entries(args[0])

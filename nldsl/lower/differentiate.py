@@ -87,7 +87,7 @@ def _narrow(work: Rewriter, value: Atom, wanted: Type) -> Atom:
     return value
 
 
-ENTRYWISE = {"neg", "copy", "exp", "log", "sqrt", "abs", "tanh", "sigmoid", "softplus", "silu", "relu", "stop", "unit", "norm", "softmax"}
+ENTRYWISE = {"neg", "copy", "exp", "log", "sqrt", "abs", "tanh", "sigmoid", "softplus", "silu", "relu", "stop", "unit", "norm", "softmax", "bfloat16"}
 
 Pullback = Callable[[Rewriter, tuple[Atom, ...], Atom, Atom], Atom | None]
 # op -> one pullback an argument: (work, args, result, cotangent) -> cotangent of the argument; None passes nothing.
@@ -114,6 +114,12 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     "relu": (lambda w, a, y, c: w.mul(c, w.emit("sign", y)),),
     "max": (lambda w, a, y, c: w.mul(c, _above(w, a[0], a[1])), lambda w, a, y, c: w.mul(c, _above(w, a[1], a[0]))),
     "min": (lambda w, a, y, c: w.mul(c, _above(w, a[1], a[0])), lambda w, a, y, c: w.mul(c, _above(w, a[0], a[1]))),
+    "where": (
+        lambda w, a, y, c: None,
+        lambda w, a, y, c: w.emit("where", a[0], c, Num(0.0)),
+        lambda w, a, y, c: w.emit("where", a[0], Num(0.0), c),
+    ),
+    "bfloat16": (lambda w, a, y, c: c,),
     "stop": (lambda w, a, y, c: None,),
     "dot": (lambda w, a, y, c: w.mul(c, a[1]), lambda w, a, y, c: w.mul(c, a[0])),
     "sqnorm": (lambda w, a, y, c: w.mul(w.mul(Num(2.0), c), a[0]),),
@@ -127,6 +133,17 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
         lambda w, a, y, c: w.emit("apply", w.emit("transpose", a[0]), c),
     ),
     "transpose": (lambda w, a, y, c: w.emit("transpose", c),),
+    "matmul": (
+        lambda w, a, y, c: w.emit("matmul", c, w.emit("transpose", a[1])),
+        lambda w, a, y, c: w.emit("matmul", w.emit("transpose", a[0]), c),
+    ),
+    "identity": (lambda w, a, y, c: None,),
+    "row_mean": (lambda w, a, y, c: w.emit("matmul", c, _spread(w, a[0], "column_mean", w.type(a[0]).domain)),),
+    "column_mean": (lambda w, a, y, c: w.emit("matmul", _spread(w, a[0], "row_mean", w.type(a[0]).codomain), c),),
+    "solve": (
+        lambda w, a, y, c: w.neg(_against(w, w.emit("solve", w.emit("transpose", a[0]), c), y)),
+        lambda w, a, y, c: w.emit("solve", w.emit("transpose", a[0]), c),
+    ),
     "outer": (
         lambda w, a, y, c: w.emit("apply", c, a[1]),
         lambda w, a, y, c: w.emit("apply", w.emit("transpose", c), a[0]),
@@ -151,6 +168,18 @@ def _times(work: Rewriter, cotangent: Atom, other: Atom, wanted: Atom) -> Atom:
     if is_number(target) and not is_number(factor):
         return work.emit("dot", cotangent, other)
     return work.mul(other, cotangent)
+
+
+def _spread(work: Rewriter, a: Atom, mean: str, size: Dim) -> Atom:
+    """1 / size in every entry of a row or column shaped like a mean of `a`: its product gives each entry its share."""
+    return work.emit("fill", Num(Dim.of(1) / size), work.emit(mean, _shaped(work, a)))
+
+
+def _against(work: Rewriter, a: Atom, b: Atom) -> Atom:
+    """a b^T, of vectors or of operators with one domain."""
+    if work.type(a).kind == "map":
+        return work.emit("matmul", a, work.emit("transpose", b))
+    return work.emit("outer", a, b)
 
 
 def _silu_slope(work: Rewriter, a: Atom, y: Atom) -> Atom:

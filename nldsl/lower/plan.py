@@ -16,11 +16,13 @@ import networkx as nx
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
+from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 from nldsl.lower.implicit import solve_implicit
 from nldsl.lower.retention import in_unit_interval, log
 from nldsl.lower.rewrite import Rewriter
+from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
 
@@ -84,7 +86,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
             Diagnostic("NL602", "this implicit step cannot be solved in closed form", (Label(wrong.span),),
                        expected="a gradient that is affine in one read of the memory", found=wrong.why,
                        help="gd(rate) takes the gradient at the state before the step")) from None  # fmt: skip
-    unit, types = name_outputs(unit, types)
+    unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(remove_copies(unit), types)
     unit = prune(unit)
     work = Rewriter(unit, types)
@@ -109,6 +111,7 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         return Form("loop", "its clock is not every tick")
     equations = list(work.equations)
     try:
+        _exact(work, step)
         if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
             return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))
         if any(work.types[s].kind != "map" for s in step.states):
@@ -127,6 +130,14 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         why = "closed needs writes that do not depend on the state, and the objective reads it"
         return Form("solve", why, machine, retention, transposed, chunk=_chunk(machine, transposed))
     return Form("closed", "", machine, retention, transposed, chunk=_chunk(machine, transposed))
+
+
+def _exact(work: Rewriter, step: Recurrence) -> None:
+    """Other forms reassociate sums and products: with rounded values that gives other numbers."""
+    names = rounded(*work.finish())
+    for e in step.equations:
+        if e.name in names or any(isinstance(a, Ref) and a.name in names for a in e.args):
+            raise NotLinear("values rounded to bfloat16 take part in it", e.span)
 
 
 def _chunk(machine: Machine, transposed: bool) -> int:

@@ -71,7 +71,7 @@ class Rewriter:
                 case "transpose":
                     return e.args[0]
                 case "copy" | "neg" | "add" | "sub" if e.name not in self.states:
-                    return self.emit(e.op, *(self._transpose(x, hint) for x in e.args), hint=hint)
+                    return self.emit(e.op, *(x if is_number(self.type(x)) else self._transpose(x, hint) for x in e.args), hint=hint)
                 case "mul" if e.name not in self.states and any(is_number(self.type(x)) for x in e.args):
                     return self.emit("mul", *(x if is_number(self.type(x)) else self._transpose(x, hint) for x in e.args), hint=hint)
         return self.define(self.fresh(hint), "transpose", (a,))

@@ -41,6 +41,13 @@ OBJECTIVES = {
     "apply": "0.5 * sqnorm(W(r) - v)",
     "transpose": "0.5 * sqnorm(transpose(S)(v) - k)",
     "outer": "0.1 * sqnorm(outer(r, k) - outer(v, k))",
+    "matmul": "0.1 * sqnorm(matmul(S, transpose(S)) - W) + 0.1 * sqnorm(matmul(W, S) - matmul(S, W))",
+    "where": "sum(where(k, S(k) * S(k), v * S(k))) + sum(where(S(k) - v, S(k), 2 * S(k)))",
+    "identity": "sqnorm(identity(S) - S)",
+    "row_mean": "0.5 * sqnorm(row_mean(S) - row_mean(W)) + 0.1 * sqnorm(row_mean(matmul(S, W)))",
+    "column_mean": "0.5 * sqnorm(column_mean(S)) - dot(column_mean(S), column_mean(W))",
+    "solve": "0.1 * dot(solve(A, S(k)), v) + 0.1 * sqnorm(solve(2 * A + 0.1 * S, v)) + 0.1 * sqnorm(solve(A + 0.1 * S, S))",
+    "bfloat16": "dot(bfloat16(S(k)), bfloat16(v))",
     "scale_values": "0.5 * sqnorm(scale_values(v, S)(k) - v)",
 }
 # Reached only as a part of other derivatives.
@@ -55,6 +62,7 @@ block b(d) {{
   param Wk, Wv, W : d -> d
   k = unit(Wk(x))
   v = Wv(x)
+  A = 2 * identity(W) + 0.1 * W
   memory S : d -> d = learned(normal(0.5)) {{ minimize {_reading(body)} by decay(0.9), gd(0.1) }}
   out y = S(k)
 }}"""

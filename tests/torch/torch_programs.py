@@ -85,7 +85,7 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
     "hebb_transposed": ({"S": "closed"}, memory("decay(a), gd(1)", "-dot(S(k), v)", init="learned", out="transpose(S)(v) + last S(q)")),
     "momentum_transposed": ({"S": "solve"}, memory("decay(a), momentum(0.2, 0.7)", out="transpose(S)(v) + S(q)")),
     "error_read": ({"S": "solve"}, memory("decay(a), gd(b)", init="normal(0)", out="S(q) + (last S(k) - v) * a")),
-    "no_write": ({"S": "solve"}, memory("decay(a), gd(0)", init="learned")),
+    "no_write": ({"S": "loop"}, memory("decay(a), gd(0)", init="learned")),
     "only_decay": ({"S": "loop"}, memory("decay(a)", init="learned", out="transpose(S)(v) + S(q)")),
     # explicit updates
     "ema_outer": ({"S": "closed"}, update("a * last S + (1 - a) * outer(v, k)")),

@@ -1,0 +1,78 @@
+"""Any rule of the library is the learner of a memory: the generated module is the interpreter's meaning, values and gradients."""
+
+import pytest
+import torch
+
+import nldsl
+from nldsl.lower.plan import plan
+
+TEXT = """
+block b(d) {{
+  in x : real[d]
+  param K : d -> d
+  param V : d -> d
+  k = unit(K(x))
+  v = V(x)
+  memory S : d -> d {every} {{ minimize 0.5 * sqnorm(S(k) - v) by {rule} }}
+  out y = S(k)
+}}
+"""
+LOOP = [
+    "adam(0.05)", "adamw(lr = 0.05, amsgrad = 1)", "lion(0.05)", "muon_exact(0.05)", "rmsprop(0.05, centered = 1)", "signum(0.1)", "nadam(0.1)",
+    "delta_momentum(0.1)", "m3(0.01, frequency = 3, ns_steps = 2)", "adafactor(0.1)", "deep_momentum(0.1)", "adagrad(0.1)", "adamax(0.1)",
+    "radam(0.1)", "ademamix(0.01)", "adadelta(0.5)", "feature_momentum(0.1)", "adamw_warmup(0.1, warmup = 4)",
+]  # fmt: skip
+LINEAR = ["sgd(0.1)", "sgd(0.1, momentum = 0.9)", "sgd(0.1, momentum = 0.9, nesterov = 1)", "ema_momentum(0.3)", "classical_momentum(0.1)", "nesterov(0.1)"]
+
+
+def both(rule, every=""):
+    program = nldsl.load(TEXT.format(rule=rule, every=every))
+    torch.manual_seed(0)
+    module, meaning = program.module("b", d=4, dtype=torch.float64), program.interpreter("b", d=4)
+    x = torch.randn(2, 9, 4, dtype=torch.float64)
+    return program, module, x, meaning.run(dict(module.named_parameters()), {"x": x})[0]["y"]
+
+
+@pytest.mark.parametrize("rule", LOOP + LINEAR)
+def test_a_rule_learns_inside_a_memory(rule):
+    _, module, x, wanted = both(rule)
+    found = module(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(y.square().sum(), list(module.parameters())) for y in (found, wanted)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rule", LINEAR)
+def test_a_rule_that_is_linear_in_the_gradient_keeps_its_parallel_form(rule):
+    program, *_ = both(rule)
+    elaborated = program.elaborate("b", d=4)
+    forms = plan(elaborated.unit, dict(elaborated.types[elaborated.key])).forms
+    assert {form.name for form in forms.values()} == {"solve"}
+
+
+def test_a_slow_learner_counts_its_own_steps():
+    """Adam's correction in a memory that changes every third tick is that of its updates, not of the ticks."""
+    _, module, x, wanted = both("adam(0.05)", "every 3")
+    torch.testing.assert_close(module(x), wanted, rtol=1e-10, atol=1e-12)
+    K, V = (dict(module.named_parameters())[n].detach() for n in ("K", "V"))
+    W, expected = torch.zeros(2, 4, 4, dtype=torch.float64), []
+    weights = [torch.nn.Parameter(w) for w in W]
+    learners = [torch.optim.Adam([w], lr=0.05) for w in weights]
+    for t in range(x.shape[1]):
+        k = x[:, t] @ K.T
+        k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        for w, key, v in zip(weights, k, x[:, t] @ V.T, strict=True):
+            (0.5 * (w @ key - v).square().sum()).backward()  # sums over the ticks of a period
+        if t % 3 == 2:
+            for learner in learners:
+                learner.step()
+                learner.zero_grad()
+        expected.append(torch.stack([w.detach() @ key for w, key in zip(weights, k, strict=True)]))
+    torch.testing.assert_close(wanted.detach(), torch.stack(expected, 1), rtol=1e-9, atol=1e-11)
+
+
+def test_a_rule_on_operators_is_refused_for_a_vector():
+    text = "block b(d) { in x : real[d]  memory m : real[d] = zeros { minimize 0.5 * sqnorm(m - x) by muon(0.1) }  out y = m }"
+    with pytest.raises(nldsl.NlError) as raised:
+        nldsl.load(text)
+    assert [d.code for d in raised.value.diagnostics] == ["NL430"]
