@@ -3,7 +3,7 @@
     demo [ARGUMENTS]   train the byte model of examples/byte_lm.nl; arguments go to `nldsl train`
     check [NAME ...]   lint, types, imports, tests (or those named); what CI runs
     soak [ARGUMENTS]   the slow tests; arguments go to pytest
-    bench [ARGUMENTS]  benchmarks/gated_delta.py
+    bench [NAME] [...] benchmarks/NAME.py, gated_delta or optimizers, with arguments of its own
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = str(BIN / "python")
-# Published recurrences to compare with, by path: importing the package would need triton. Tests skip without it.
-ORACLES = ["--no-deps", "fla-core", "einops"]
+# Published recurrences and optimizers to compare with. Of the first files are imported by path: the package would need
+# triton. Tests skip without them.
+ORACLES = ["--no-deps", "fla-core", "einops", "pytorch_optimizer"]
 CHECKS = {
     "lint": [PYTHON, "-m", "ruff", "check", "."],
     "types": [PYTHON, "-m", "mypy"],
@@ -87,7 +88,8 @@ def main(command: str = "", *arguments: str) -> int:
         return run(*CHECKS["tests"], "-m", "soak", *rest)
     if command == "bench":
         install("dev")
-        return run(PYTHON, "benchmarks/gated_delta.py", *rest)
+        name, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else ("gated_delta", rest)
+        return run(PYTHON, f"benchmarks/{name}.py", *rest)
     print(__doc__, file=sys.stdout if command in ("-h", "--help", "help") else sys.stderr)
     return 0 if command in ("-h", "--help", "help") else 2
 

@@ -11,11 +11,12 @@ from typing import Any
 from nldsl import tree
 from nldsl.check.instances import Units, complete, headline
 from nldsl.check.shapes import Types
-from nldsl.core import Unit
+from nldsl.core import Rule, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct
+from nldsl.rules import rule_of, rules_of
 from nldsl.source import Source
 
 MAX_BYTES = 4_000_000
@@ -70,14 +71,7 @@ class Program:
 
     @property
     def all_rules(self) -> dict[str, tree.Rule]:
-        scope: Scope | None = self.checked.top
-        found: dict[str, tree.Rule] = {}
-        while scope is not None:
-            for name, bound in scope.names.items():
-                if isinstance(bound, Constant) and isinstance(bound.value, tree.Rule):
-                    found.setdefault(name, bound.value)
-            scope = scope.parent
-        return found
+        return rules_of(self.checked.top)
 
     @property
     def trains(self) -> dict[str, tree.Train]:
@@ -198,6 +192,24 @@ class Program:
         """The block run tick by tick: the meaning of the language."""
         elaborated = self.elaborate(block, {**(sizes or {}), **more})
         return backend("nldsl_interpreter").Interpreter(*elaborated.parts)
+
+    def rule(self, name: str, sizes: Mapping[str, int] | None = None, /, **structure: int) -> Rule:
+        """A rule of the file or of the library on a tensor, as a unit whose ticks are steps.
+
+        Sizes are those of the tensor, by the names of `on` (`n` without it); left out they are symbols.
+
+        Raises:
+            NlError: there is none of that name, or it is not an optimizer.
+        """
+        return rule_of(self.checked.top, name, structure, sizes)
+
+    def optimizer(self, rule: str, params: Any, /, **numbers: Any) -> Any:
+        """A rule, or several by routes, as a `torch.optim.Optimizer`; see `nldsl.optimizer`."""
+        return backend("nldsl_torch.optim.build").optimizer(self, rule, params, **numbers)
+
+    def optimizer_class(self, rule: str, **structure: int) -> Any:
+        """The class of a rule, a subclass of `torch.optim.Optimizer`."""
+        return backend("nldsl_torch.optim.build").optimizer_class(self, rule, structure)
 
     def reveal(self, block: str, name: str) -> str:
         """The type and clock of a stream, as the reference pages show it: `dk -> dv each h every 1`."""

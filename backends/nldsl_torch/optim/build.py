@@ -1,0 +1,131 @@
+"""Rules to optimizers: the source of a class, the class, and an optimizer of given parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from nldsl.core import Rule
+from nldsl.diagnostics import Diagnostic, NlError, did_you_mean
+from nldsl.lower.rule import plan_rule
+from nldsl.program import Program
+from nldsl.routes import Route, routes_of
+from nldsl.rules import with_others
+from nldsl_torch.build import load_module
+from nldsl_torch.optim.groups import OPTIONS, dimensions, route
+from nldsl_torch.optim.layers import providers
+from nldsl_torch.optim.optimizer import RuleOptimizer
+from nldsl_torch.optim.routing import assign
+from nldsl_torch.optim.source import class_name, rules_source
+from nldsl_torch.optim.standalone import standalone_imports
+
+
+def optimizer_source(program: Program, rule: str, structure: Mapping[str, int] | None = None, *, standalone: bool = True) -> str:
+    """Python source of the class of a rule; with `standalone` all it needs besides torch is in it."""
+    return _source(with_others(program.top, rule, structure), rule, standalone)
+
+
+def optimizer_class(program: Program, rule: str, structure: Mapping[str, int] | None = None) -> type[RuleOptimizer]:
+    """The class of a rule; equal rules have one class."""
+    return _known_class(program, rule, tuple((structure or {}).items()))
+
+
+@lru_cache(maxsize=256)
+def _known_class(program: Program, rule: str, structure: tuple[tuple[str, int], ...]) -> type[RuleOptimizer]:
+    return _class(with_others(program.top, rule, dict(structure)), rule)
+
+
+def optimizer(program: Program, rule: str, params: Any, /, **numbers: Any) -> RuleOptimizer:
+    """An optimizer of parameters, or of a module, by one rule or by routes.
+
+    Raises:
+        NlError: there is no such rule.
+        TypeError, ValueError: a number or a tensor does not fit, as with torch's own optimizers.
+    """
+    if " by " in rule:
+        return optimizer_for(program, routes_of(rule, program.top), params, **numbers)
+    known = program.rule(rule)
+    structure = {k: int(v) for k, v in numbers.items() if k in known.structure}
+    made = optimizer_class(program, rule, structure)
+    _known_numbers(program, rule, known, numbers)
+    model = params if isinstance(params, nn.Module) else None
+    given = list(params.named_parameters()) if isinstance(params, nn.Module) else params
+    found = made(given, **{k: v for k, v in numbers.items() if k not in structure})
+    _listen(found, model)
+    return found
+
+
+def optimizer_for(program: Program, routes: Iterable[Route], model: Any, /, **options: Any) -> RuleOptimizer:
+    """One optimizer of a model whose parameters go to several rules; see `nldsl_torch.optim.routing`."""
+    found = assign(model, tuple(routes))
+    rules: dict[str, Rule] = {}
+    groups = found.groups()
+    for group in groups:
+        name, fixed = group["rule"], program.rule(group["rule"]).structure
+        structure = {k: int(group.pop(k)) for k in fixed if k in group}
+        other = ", ".join(f"{k}={v}" for k, v in structure.items() if v != fixed[k])
+        group["rule"] = f"{name}({other})" if other else name
+        rules[group["rule"]] = program.rule(name, **structure)
+    default = next(iter(rules))
+    required = {h.name: 0.0 for h in rules[default].hypers if h.default is None}  # each group has its own
+    given: dict[str, Any] = {**required, **options}
+    made = _class(rules, default)(groups, **given)
+    made.assignment = found
+    _listen(made, model if isinstance(model, nn.Module) else None)
+    return made
+
+
+def _class(rules: Mapping[str, Rule], default: str) -> type[RuleOptimizer]:
+    source = _source(rules, default, standalone=False)
+    module = load_module(source, default)
+    made: type[RuleOptimizer] = getattr(module, class_name(default))
+    made.revive = (revive, (source, default))
+    return made
+
+
+def _source(rules: Mapping[str, Rule], default: str, standalone: bool) -> str:
+    plans = {name: plan_rule(rule) for name, rule in rules.items()}
+    if not standalone:
+        return rules_source(plans, default)
+    return rules_source(plans, default, imports=standalone_imports())
+
+
+def revive(source: str, default: str) -> RuleOptimizer:
+    """An empty optimizer of a class that is made from its source where it is not known: for copies and pickles."""
+    made = getattr(load_module(source, default), class_name(default))
+    made.revive = (revive, (source, default))
+    found: RuleOptimizer = made.__new__(made)
+    return found
+
+
+def _known_numbers(program: Program, name: str, rule: Rule, numbers: Mapping[str, Any]) -> None:
+    """A misspelled number is told with the names there are."""
+    names = {h.name for h in rule.hypers} | set(rule.structure)
+    for number in numbers:
+        if number not in names and number not in OPTIONS:
+            near = did_you_mean(number, names | set(OPTIONS))
+            raise NlError(Diagnostic("NL805", f"the rule `{name}` has no number `{number}`", expected=", ".join(sorted(names)),
+                                     found=f"`{number}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
+
+
+def _listen(optimizer: RuleOptimizer, model: nn.Module | None) -> None:
+    """Where a rule reads what its layers saw, have them keep it."""
+    names: dict[Tensor, str] = {}
+    wanted: set[Tensor] = set()
+    for group in optimizer.param_groups:
+        for n, p in enumerate(group["params"]):
+            taken = route(optimizer.programs, group["rule"], dimensions(p, group))
+            if taken is not None and taken.needs:
+                wanted.add(p)
+                names[p] = group["param_names"][n] if "param_names" in group else f"parameter {n}"
+    if not wanted:
+        return
+    if model is None:
+        raise ValueError("this rule reads what the layers of a model see: give the model itself, not its parameters")
+    optimizer.providers.update(providers(model, wanted, names))
+
+
+__all__ = ["optimizer", "optimizer_class", "optimizer_for", "optimizer_source", "revive"]

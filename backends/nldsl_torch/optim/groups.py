@@ -1,0 +1,147 @@
+"""Parameter groups of rules: their hyper-parameters checked, their tensors routed to a rule that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nldsl_torch.optim.program import Program
+
+OPTIONS: dict[str, Any] = {
+    "maximize": False, "differentiable": False, "capturable": False, "foreach": None, "fused": None, "every": 1, "over": "sum", "split": 1,
+}  # fmt: skip
+AT_LEAST_ZERO = {
+    "lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value", "momentum": "momentum value", "alpha": "alpha value",
+    "lr_decay": "lr_decay value", "initial_accumulator_value": "initial_accumulator_value value", "momentum_decay": "momentum_decay value",
+}  # fmt: skip
+
+
+def check_group(programs: Mapping[str, Program], group: Mapping[str, Any]) -> None:
+    """Refuse a group that no step could be made with."""
+    _check_options(group)
+    _check_tensors(programs, group)
+    _check_hypers(programs[group["rule"]], group)
+
+
+def _check_options(group: Mapping[str, Any]) -> None:
+    """Options of torch that exclude each other, and ours."""
+    if group.get("foreach") and group.get("fused"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if group.get("fused") and group.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`")
+    over = group.get("over", "sum")
+    for name in ("every", "split"):
+        value = group.get(name, 1)
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise ValueError(f"Invalid {name} value: {value}")
+    if over not in ("sum", "mean"):
+        raise ValueError(f"Invalid over value: {over!r}: 'sum' or 'mean'")
+
+
+def _check_hypers(program: Program, group: Mapping[str, Any]) -> None:
+    """Values that no schedule makes sense of, in the words torch has for them."""
+    for name, default in program.hypers:
+        value = group.get(name, default)
+        if value is None:
+            raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
+        if name in program.fixed and value != default:
+            raise ValueError(f"{name} is {default} in this class, and {value} needs another: nldsl.optimizer({program.name!r}, ..., {name}={value})")
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element")
+        if isinstance(default, tuple | list) and (not isinstance(value, tuple | list) or len(value) != len(default)):
+            raise ValueError(f"Invalid {name} value: {value}: {len(default)} numbers are needed")
+        if isinstance(default, Real) and isinstance(value, tuple | list):
+            raise TypeError(f"Invalid {name} value: {value!r} is not a number")
+        for i, v in enumerate(value if isinstance(value, tuple | list) else (value,)):
+            if not _number(v):
+                raise TypeError(f"Invalid {name} value: {v!r} is not a number")
+            if isinstance(v, Tensor) and v.device.type != "cpu":
+                continue  # reading it would wait for the device
+            if name in AT_LEAST_ZERO and not v >= 0.0:
+                raise ValueError(f"Invalid {AT_LEAST_ZERO[name]}: {v}")
+            if name == "betas" and not 0.0 <= v < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {i}: {v}")
+            if name == "rho" and not 0.0 <= v <= 1.0:
+                raise ValueError(f"Invalid rho value: {v}")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real | Tensor)  # those of numpy are real
+
+
+def route(programs: Mapping[str, Program], name: str, dimensions: int) -> Program | None:
+    """The rule that takes a tensor of so many dimensions, by way of each rule's `otherwise`."""
+    seen: set[str] = set()
+    while name in programs and name not in seen:
+        seen.add(name)
+        program = programs[name]
+        if program.takes(dimensions):
+            return program
+        name = program.otherwise or ""
+    return None
+
+
+def dimensions(p: Tensor, group: Mapping[str, Any]) -> int:
+    """Of what a rule sees: with `split` a tensor is matrices one below the other."""
+    return 2 if group.get("split", 1) > 1 and p.dim() >= 2 else p.dim()
+
+
+def seen(t: Tensor, split: int) -> Tensor:
+    """A parameter, its gradient or a state like it as a rule sees it: real, and with `split` [split, rows, columns]."""
+    t = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+    if split == 1 or t.dim() < 2:
+        return t
+    t = t.flatten(0, -2) if t.dim() > 2 else t
+    return t.unflatten(0, (split, -1))
+
+
+def _check_tensors(programs: Mapping[str, Program], group: Mapping[str, Any]) -> None:
+    """Every tensor of a group has a rule that takes it."""
+    rule = group["rule"]
+    if rule not in programs:
+        raise ValueError(f"no rule is called {rule!r} here; there are {', '.join(programs)}")
+    names = group.get("param_names", ())
+    for i, p in enumerate(group["params"]):
+        program = route(programs, rule, dimensions(p, group))
+        label = f"parameter `{names[i]}`" if i < len(names) else f"parameter {i} of the group"
+        if program is None:
+            kind = {"matrix": "matrices (2 dimensions)", "vector": "vectors (1 dimension)"}[programs[rule].accepts]
+            raise ValueError(
+                f"{rule} is a rule for {kind}, and {label} has shape {tuple(p.shape)}: give it another rule, "
+                f'in .nl `matrices by {rule}(...), rest by adamw(...)`, here a param group of its own with "rule": NAME'
+            )
+        if p.is_complex() and program.accepts == "matrix":
+            raise ValueError(f"{program.name} has no meaning for complex matrices, and {label} is {p.dtype}")
+        if not (p.is_floating_point() or p.is_complex()):
+            raise ValueError(f"{label} has dtype {p.dtype}: only floating point and complex tensors are optimized")
+        rows = p.numel() // max(p.shape[-1], 1) if p.dim() else 1
+        if group.get("split", 1) > 1 and (p.dim() < 2 or rows % group["split"] or p.dim() > 2 and not p.is_contiguous() or program.needs):
+            raise ValueError(f"{label} of shape {tuple(p.shape)} is not {group['split']} matrices of equal size, one below the other")
+        if program.needs and group.get("every", 1) != 1:
+            raise ValueError(f"{program.name} reads {' and '.join(program.needs)} of each step: it has no form with every={group['every']}")
+
+
+def number_names(programs: Mapping[str, Program]) -> set[str]:
+    """The states that are one number, kept in float64 whatever the parameter's dtype."""
+    return {"tick"} | {s.name for p in programs.values() for v in p.variants.values() for s in v.states if s.kind == "number"}
+
+
+def exact_values(state: dict[Any, Any], incoming: Mapping[Any, Any], parameters: Mapping[Any, Tensor], numbers: set[str]) -> None:
+    """What torch's loading leaves to do: own copies of tensors, numbers in the precision they were saved in, a step count for every state."""
+    for key, saved in incoming.items():
+        owner = parameters.get(key)
+        if owner is None or not isinstance(saved, dict):
+            continue
+        loaded = state[owner]
+        for name, value in list(loaded.items()):
+            if value is None:
+                del loaded[name]
+            elif name == "step":
+                loaded[name] = torch.as_tensor(value, dtype=torch.float32).detach().clone().reshape(())
+            elif isinstance(value, Tensor):
+                loaded[name] = (saved[name] if name in numbers else value).detach().clone()
+        loaded.setdefault("step", torch.ones((), dtype=torch.float32))
