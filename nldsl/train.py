@@ -22,14 +22,15 @@ from nldsl.diagnostics import Diagnostic, Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.constants import as_float, constant
 from nldsl.elaborate.scope import Constant, Scope
+from nldsl.routes import Route, read_routes
 from nldsl.source import Span
+from nldsl.walk import walk
 
 BYTES = Dim.of(256)
 WHOLE = {"steps", "batch", "length", "warmup", "seed", "eval_every", "checkpoint_every", "log_every", "sample_bytes"}
 REAL = {"final_fraction", "grad_clip", "time_budget", "temperature"}
 WORD = {"schedule": ("cosine", "constant")}
 SETTINGS = WHOLE | REAL | set(WORD) | {"data", "model"}
-OPTIMIZERS = {"adamw": {"lr": 2e-3, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.01, "eps": 1e-8}}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Training:
     Attributes:
         model: the block and its parameters.
         objective: a block from `logits` and `next` to `loss`.
-        optimizer, arguments: its name and its numbers, defaults filled in.
+        routes: the rules that train it; one rule for all is one route.
         settings: as written, by name.
     """
 
@@ -47,8 +48,7 @@ class Training:
     model: tree.Block
     sizes: Mapping[str, Any]
     objective: tree.Block
-    optimizer: str
-    arguments: Mapping[str, float]
+    routes: tuple[Route, ...]
     settings: Mapping[str, Any]
     span: Span
 
@@ -59,11 +59,11 @@ def read_train(train: tree.Train, top: Scope) -> tuple[Training | None, list[Dia
     model = work.model()
     minimize = work.minimize()
     settings = work.settings()
-    optimizer = work.optimizer(minimize) if minimize is not None else None
+    routes = work.routes(minimize) if minimize is not None else None
     if model is None or minimize is None:
         return None, work.found
     block, sizes, call = model
-    calls = [e for e in _walk(minimize.objective) if isinstance(e, tree.Call) and isinstance(e.fn, tree.Name) and e.fn.id == "model"]
+    calls = [e for e in walk(minimize.objective) if isinstance(e, tree.Call) and isinstance(e.fn, tree.Name) and e.fn.id == "model"]
     if len({(c.args) for c in calls}) != 1:
         work.report("NL721", "the objective must use the model once", minimize.objective.span, expected="model(byte)",
                     help="minimize cross_entropy(model(byte), next) by adamw(lr = 2e-3)")  # fmt: skip
@@ -74,11 +74,11 @@ def read_train(train: tree.Train, top: Scope) -> tuple[Training | None, list[Dia
     units = Units(top)
     key = units.block(checked, {})
     work.found += units.diagnostics
-    if key is None or optimizer is None or any(d.severity == "error" for d in work.found):
+    if key is None or routes is None or any(d.severity == "error" for d in work.found):
         return None, work.found
     logits = tree.RealType((tree.Num(256, span),), span)
     alone = _block(train, minimize.objective, calls[0], tree.Name("logits", span), [("logits", logits), ("next", _index(span))])
-    return Training(train.name, block, sizes, alone, *optimizer, settings, train.span), work.found
+    return Training(train.name, block, sizes, alone, routes, settings, train.span), work.found
 
 
 def _index(span: Span) -> tree.IntType:
@@ -91,19 +91,6 @@ def _block(train: tree.Train, objective: tree.Expr, model: tree.Call, by: tree.E
     ins = tuple(tree.In((tree.Declared(name, None, span),), type, span) for name, type in inputs)
     out = tree.Out(tree.Declared("loss", None, span), _substitute(objective, model, by), span)
     return tree.Block(train.name, (), (*ins, out), train.span)
-
-
-def _walk(node: Any) -> list[Any]:
-    """A node and every expression in it."""
-    found, stack = [], [node]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, tuple):
-            stack += part
-        elif hasattr(part, "__dataclass_fields__") and not isinstance(part, Span):
-            found.append(part)
-            stack += [v for k, v in vars(part).items() if k != "span"]
-    return found
 
 
 def _substitute(node: Any, old: Any, new: Any) -> Any:
@@ -163,30 +150,10 @@ class _Reader:
             return None
         return found[0]
 
-    def optimizer(self, minimize: tree.Minimize) -> tuple[str, dict[str, float]] | None:
-        if len(minimize.steps) != 1:
-            self.report("NL722", "one optimizer trains the model", minimize.span, expected="one name after `by`",
-                        found=str(len(minimize.steps)))  # fmt: skip
-            return None
-        step = minimize.steps[0]
-        call = step if isinstance(step, tree.Call) else tree.Call(step, (), step.span)
-        name = call.fn.id if isinstance(call.fn, tree.Name) else ""
-        if name not in OPTIMIZERS:
-            near = did_you_mean(name, OPTIMIZERS)
-            self.report("NL722", f"`{name}` is not an optimizer of a `train` block", call.fn.span, expected=", ".join(OPTIMIZERS),
-                        help=f"did you mean `{near}`?" if near else "adamw(lr = 2e-3)")  # fmt: skip
-            return None
-        arguments = dict(OPTIMIZERS[name])
-        for arg in call.args:
-            value = as_float(constant(arg.value, self.top))
-            if arg.name not in arguments or value is None:
-                near = did_you_mean(arg.name, arguments) if arg.name else None
-                self.report("NL722", f"`{name}` takes numbers by name", arg.span,
-                            expected=", ".join(f"{k} = {v}" for k, v in arguments.items()),
-                            help=f"did you mean `{near}`?" if near and near != arg.name else None)  # fmt: skip
-                return None
-            arguments[arg.name] = value
-        return name, arguments
+    def routes(self, minimize: tree.Minimize) -> tuple[Route, ...] | None:
+        routes, found = read_routes(minimize, self.top)
+        self.found += found
+        return routes
 
     def settings(self) -> dict[str, Any]:
         values: dict[str, Any] = {}

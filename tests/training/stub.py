@@ -14,6 +14,11 @@ SPEC_TEXT = "train stub { model gru }\n"
 TEXT = b"".join(b"%d bottles of beer on the wall; take one down, pass it around. " % n for n in range(99, 60, -1))
 
 
+def adamw(lr: float = 1e-2) -> OptimizerSpec:
+    """torch's own, for all parameters."""
+    return OptimizerSpec(lambda model: torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95)), {"optimizer.lr": lr})
+
+
 class Gru(nn.Module):
     """Embedding, GRU with dropout (so that the random state matters), and a readout."""
 
@@ -50,7 +55,7 @@ def small_spec(run_dir: str, **changes: Any) -> TrainSpec:
         "batch": 4,
         "length": 16,
         "warmup": 2,
-        "optimizer": OptimizerSpec(lr=1e-2),
+        "optimizer": adamw(),
         "eval_every": 4,
         "checkpoint_every": 3,
         "log_every": 1,

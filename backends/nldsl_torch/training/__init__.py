@@ -8,12 +8,11 @@ from .baseline import order3_bits_per_byte
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, spec_sha256
 from .data import ByteData, embedded_text, load_text
 from .evaluate import continue_text, heldout_bits_per_byte
-from .optimizers import OPTIMIZERS, SCHEDULES, OptimizerSpec, learning_rate
+from .optimizers import SCHEDULES, OptimizerSpec, rate_factor, routed
 from .spec import Result, TrainSpec, cross_entropy
 from .trainer import fit
 
 __all__ = [
-    "OPTIMIZERS",
     "SCHEDULES",
     "ByteData",
     "Checkpoint",
@@ -25,10 +24,11 @@ __all__ = [
     "embedded_text",
     "fit",
     "heldout_bits_per_byte",
-    "learning_rate",
     "load_checkpoint",
     "load_text",
     "order3_bits_per_byte",
+    "rate_factor",
+    "routed",
     "save_checkpoint",
     "spec_sha256",
 ]

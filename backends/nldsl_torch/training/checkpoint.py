@@ -154,4 +154,9 @@ def _unflatten_optimizer(tensors: Mapping[str, Tensor], rest: Mapping[str, Any])
     for key, tensor in tensors.items():
         parameter, name = key.split(".", 1)
         state[int(parameter)][name] = tensor
-    return {"state": state, "param_groups": rest["param_groups"]}
+    return {"state": state, "param_groups": [_group(group) for group in rest["param_groups"]]}
+
+
+def _group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A param group with its lists of numbers as the tuples they were."""
+    return {k: tuple(v) if isinstance(v, list) and not k.startswith("param") else v for k, v in group.items()}

@@ -16,7 +16,7 @@ from nldsl.render.text import levels_text
 from nldsl.train import Training, read_train
 from nldsl_torch.build import module
 
-from .optimizers import OptimizerSpec
+from .optimizers import routed
 from .spec import TrainSpec, validate
 from .trainer import fit, load_data
 
@@ -69,8 +69,6 @@ def train_spec(
         settings["data"] = Path(program.source.name).parent / training.settings["data"]
     parameters = {**training.sizes, **sizes}
     elaborated = program.elaborate(training.model.name, **parameters)
-    a = training.arguments
-    optimizer = OptimizerSpec(training.optimizer, a["lr"], (a["beta1"], a["beta2"]), a["weight_decay"], a["eps"])
     folder = run_dir if run_dir is not None else str(Path("runs") / training.name)
     seed = int(settings.get("seed", 0))
 
@@ -81,7 +79,7 @@ def train_spec(
     text = program.source.text + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
     return TrainSpec(
         training.name, text, program.source.name, build, folder, objective=objective(program, training.objective),
-        optimizer=optimizer, device=device, **settings,
+        optimizer=routed(program, training.routes), device=device, **settings,
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from nldsl.diagnostics import Diagnostic, NlError, did_you_mean
+from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
+from nldsl.routes import Route
 
 NEW_RUN = "start over with `--fresh` (the old files are kept in a subfolder), or name another run folder"
 
@@ -34,17 +35,21 @@ def text_too_small(origin: str, size: int, needed: int, length: int) -> NlError:
     )
 
 
-def unknown_choice(code: str, what: str, name: str, known: Iterable[str]) -> NlError:
-    """NL703 for an optimizer, NL704 for a schedule."""
+def unknown_schedule(name: str, known: Iterable[str]) -> NlError:
     close = did_you_mean(name, known)
     names = ", ".join(f"`{choice}`" for choice in known)
     return _error(
-        code,
-        f"there is no {what} named `{name}`",
+        "NL704",
+        f"there is no schedule named `{name}`",
         expected=f"one of {names}",
         found=f"`{name}`",
         help=f"did you mean `{close}`?" if close else None,
     )
+
+
+def rule_unfit(reason: str, routes: Iterable[Route]) -> NlError:
+    labels = tuple(Label(route.span) for route in routes)
+    return NlError(Diagnostic("NL728", f"a rule cannot train this model: {reason}", labels))
 
 
 def setting_out_of_range(name: str, expected: str, found: object) -> NlError:

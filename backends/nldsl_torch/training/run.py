@@ -29,7 +29,7 @@ from .errors import (
     settings_changed,
 )
 from .folder import RunFolder, damaged_of
-from .optimizers import OPTIMIZERS, learning_rate
+from .optimizers import rate_factor
 from .spec import VOCABULARY, TrainSpec, cross_entropy
 
 
@@ -45,7 +45,8 @@ class Run:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise nothing_to_train()
-        self.optimizer = OPTIMIZERS[spec.optimizer.name](self.parameters, spec.optimizer)
+        self.optimizer = spec.optimizer.make(_unwrapped(self.model))
+        self.rates = [group.get("lr") for group in self.optimizer.param_groups]
         self.step = 0
         self.saved_step: int | None = None
         self._identity = spec.identity(hashlib.sha256(data.text).hexdigest())
@@ -68,19 +69,22 @@ class Run:
         nats = value if spec.objective is cross_entropy else cross_entropy(logits.detach(), y).item()
         self._check_finite(step, "loss", value)
         self._check_finite(step, "gradient norm", grad_norm)
-        rate = learning_rate(
-            step,
-            lr=spec.optimizer.lr,
-            steps=spec.steps,
-            warmup=spec.warmup,
-            schedule=spec.schedule,
-            final_fraction=spec.final_fraction,
+        factor = rate_factor(
+            step, steps=spec.steps, warmup=spec.warmup, schedule=spec.schedule, final_fraction=spec.final_fraction
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rates = [None if rate is None else rate * factor for rate in self.rates]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if rate is not None:
+                group["lr"] = rate
         self.optimizer.step()
         self.step = step
-        return {"loss": value, "nats": nats, "lr": rate, "grad_norm": grad_norm}
+        first = next((rate for rate in rates if rate is not None), factor)
+        return {"loss": value, "nats": nats, "lr": first, "grad_norm": grad_norm}
+
+    def table(self) -> str | None:
+        """Which rule trains which parameter, where there are several."""
+        table = self.spec.optimizer.table
+        return None if table is None else table(_unwrapped(self.model))
 
     def save(self) -> None:
         """Write the checkpoint of this step, unless it is there already."""

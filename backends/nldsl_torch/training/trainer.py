@@ -68,6 +68,8 @@ def _fit(spec: TrainSpec, data: ByteData, folder: RunFolder, stop: StopSignals, 
     if run.step >= spec.steps and (report := read_finished(folder, run.step)) is not None:
         return _end(run, folder, display, "already finished", 0, report)
     display.say(_opening(run))
+    if (table := run.table()) is not None:
+        display.say(table)
     log = RunLog(folder.log, through=run.step)
     try:
         status = _train(run, log, stop, display)
