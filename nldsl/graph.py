@@ -8,6 +8,7 @@ Nodes are paths (`layer/S`) with the attributes
     type     what it carries
     cluster  the path of the instance it is in, `` for the block itself
     period, depth   its level, for memories, stores and params (see `nldsl.check.levels`)
+    clock    its period in words, in the graph of a rule
     where    file:line
 
 Edges go from what is read to who reads it; their attribute `kind` is now, last, gradient or initialisation.
@@ -16,6 +17,7 @@ Edges go from what is read to who reads it; their attribute `kind` is now, last,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -23,7 +25,7 @@ import networkx as nx
 from nldsl.check.flat import Part, edges, parts
 from nldsl.check.levels import component_levels
 from nldsl.check.shapes import Types
-from nldsl.core import Unit
+from nldsl.core import Memory, Rule, Unit
 
 if TYPE_CHECKING:
     from nldsl.program import Elaborated
@@ -64,6 +66,49 @@ def nesting_graph(elaborated: Elaborated) -> nx.MultiDiGraph:
                 graph.add_edge(target, f"out {name}", kind="now")
     graph.remove_nodes_from([n for n in nx.isolates(graph) if graph.nodes[n]["kind"] == "stream"])
     return graph
+
+
+def rule_graph(rule: Rule, *, full: bool = False) -> nx.MultiDiGraph:
+    """The graph of a rule: the tensor `w`, the memories of its gradients, and what a step is given.
+
+    >>> from nldsl.optimizers import library_program
+    >>> graph = rule_graph(library_program().rule("adamw"))
+    >>> [(d["label"], d["clock"], d["depth"]) for _, d in graph.nodes(data=True) if "depth" in d][:2]
+    [('w', 'each step', 2), ('exp_avg', 'each step', 0)]
+    """
+    from nldsl.program import Elaborated
+
+    drawn = _drawn(rule, full)
+    graph = nesting_graph(Elaborated(drawn.key, {drawn.key: drawn}, {drawn.key: rule.types}))
+    clocks = rule_clocks(rule)
+    for node, data in graph.nodes(data=True):
+        data["label"] = node.removeprefix("w.")
+        if "depth" in data:
+            data["clock"] = clocks.get(node, "each step")
+    return graph
+
+
+def rule_levels(rule: Rule) -> list[tuple[str, list[str]]]:
+    """The clock and the members of each level of a rule, slowest first."""
+    unit, clocks = _drawn(rule, False), rule_clocks(rule)
+    found: dict[tuple[int, int, str], list[str]] = {}
+    for name, (period, depth) in component_levels({unit.key: unit}, unit.key).items():
+        found.setdefault((-(period or 0), -depth, clocks.get(name, "each step")), []).append(name)
+    return [(level[2], found[level]) for level in sorted(found)]
+
+
+def _drawn(rule: Rule, full: bool) -> Unit:
+    """The unit of a rule with `w` as a memory; without the numbers of a step, unless all is wanted."""
+    unit, numbers = rule.unit, {i for h in rule.hypers for i in h.inputs}
+    weights = Memory("w", "w", None, None, None, None, (), None, (), unit.span)
+    inputs = tuple(i for i in unit.inputs if full or i.name not in numbers)
+    return replace(unit, memories=(weights, *unit.memories), outputs=(), inputs=inputs)
+
+
+def rule_clocks(rule: Rule) -> dict[str, str]:
+    """The clock of each slow memory of a rule in words."""
+    offsets = {s.name: s.offset for s in rule.unit.states}
+    return {n: f"every {period} steps" + (f", first at step {offsets[n]}" if offsets[n] else "") for n, period in rule.periods.items()}
 
 
 def _types_of(part: Part, units: Mapping[str, Unit], types: Mapping[str, Types], key: str) -> Types:

@@ -75,3 +75,35 @@ def show(program: Program, stage: str, block: str | None, sizes: Mapping[str, An
     if printer is None:
         raise NlError(Diagnostic("NL808", f"`{package}` does not print the stage `{stage}`", expected="one of the stages before it"))
     return str(printer(*elaborated.parts))
+
+
+def show_rule(program: Program, stage: str, name: str, structure: Mapping[str, int]) -> str:
+    """The text of a stage of a rule on a tensor.
+
+    Raises:
+        NlError: there is no such rule, it is no optimizer, or the stage is one of blocks only.
+    """
+    from nldsl.core_text import tree_text, unit_text
+    from nldsl.program import backend
+
+    rule = program.rule(name, **structure)
+    match stage:
+        case "tree":
+            return tree_text(program.all_rules[name])
+        case "core":
+            return unit_text(rule.unit)
+        case "types":
+            width = max(map(len, rule.types))
+            return "\n".join([rule.unit.key, *(f"  {stream:<{width}} : {type}" for stream, type in rule.types.items())])
+        case "graph":
+            from nldsl.graph import rule_graph
+            from nldsl.render import to_mermaid
+
+            return to_mermaid(rule_graph(rule, full=True))
+        case "plan":
+            from nldsl.lower.rule_text import plan_text
+
+            return plan_text(rule)
+        case "source":
+            return str(backend("nldsl_torch.optim.build").optimizer_source(program, name, structure, standalone=False))
+    raise NlError(Diagnostic("NL807", f"a rule has no stage `{stage}`", expected="tree, core, types, graph, plan or source", found=f"`{stage}`"))

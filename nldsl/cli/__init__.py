@@ -17,16 +17,16 @@ from nldsl.diagnostics import Diagnostic, NlError
 COMMANDS = {
     "check": "Report every mistake in the files.",
     "fmt": "Write the files in the standard form.",
-    "graph": "Draw the nesting graph of a block.",
-    "explain": "Say what the compiler makes of a file, or what a code means.",
+    "graph": "Draw the nesting graph of a block or a rule.",
+    "explain": "Say what the compiler makes of a file or a rule, or what a code means.",
     "show": "Print one stage of the compiler.",
-    "build": "Write a block as readable PyTorch that runs on its own.",
+    "build": "Write a block, or a rule as an optimizer, as PyTorch that runs on its own.",
     "train": "Train the model of a file on text.",
     "new": "Write a small spec to start from.",
 }
 
 # Mistakes in the command line itself: blocks, stages and parameters that are not there, places that cannot be written.
-COMMAND_LINE = {"NL803", "NL805", "NL807", "NL810", "NL811", "NL813"}
+COMMAND_LINE = {"NL803", "NL805", "NL807", "NL810", "NL811", "NL813", "NL815"}
 
 
 class Commands(click.Group):

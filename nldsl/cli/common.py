@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nldsl.program import Elaborated, Program
 
 File = click.argument("file", metavar="FILE")
+OptionalFile = click.argument("file", metavar="FILE", required=False)
+Rule = click.option("--rule", metavar="NAME", help="A rule of the file; without a file, one of the library.")
 Block = click.option("--block", metavar="NAME", help="The block that is meant, if the file has several.")
 Output = click.option("-o", "--output", metavar="PATH", help="Write there instead of to the terminal.")
 Sizes = click.option("-D", "sizes", multiple=True, metavar="NAME=VALUE", help="A parameter of the block, as -D d=64.")
@@ -51,6 +53,63 @@ def pick_block(program: Program, name: str | None) -> str:
     raise NlError(
         Diagnostic("NL811", f"{program.source.name} has {'no block' if not roots else 'several blocks'}",
                    expected=f"one of {listed}" if roots else "a file with a block", help=f"--block {roots[0]}" if roots else None))  # fmt: skip
+
+
+def open_rules(file: str | None, rule: str | None, block: str | None = None) -> Program:
+    """The program of a file; without one, that of the library, if a rule of it is named.
+
+    Raises:
+        click.UsageError: neither is there, or a block and a rule.
+    """
+    if rule is not None and block is not None:
+        raise click.UsageError("--block and --rule: one of them")
+    if file is not None:
+        return open_program(file)
+    if rule is None:
+        raise click.UsageError("Missing argument 'FILE' (or --rule NAME, for a rule of the library)")
+    from nldsl.optimizers import library_program
+
+    return library_program()
+
+
+def pick_rule(program: Program, name: str | None, block: str | None) -> str | None:
+    """The rule that is named, or that of a file with rules and no block; None where a block is meant.
+
+    Raises:
+        NlError: NL815, the file has several rules that no other one leads to.
+    """
+    if name is not None or block is not None or program.blocks or not program.rules:
+        return name
+    from nldsl import tree
+    from nldsl.pipeline import names_in
+
+    nodes = program.rules
+    used = {other for node in nodes.values() for other in (*names_in(node.body), *_otherwise(node)) if other != node.name}
+    roots = [n for n, node in nodes.items() if n not in used and isinstance(node, tree.Rule)] or list(nodes)
+    if len(roots) == 1:
+        return roots[0]
+    raise NlError(
+        Diagnostic("NL815", f"{program.source.name} has several rules", expected=f"one of {', '.join(f'`{n}`' for n in roots)}",
+                   help=f"--rule {roots[0]}"))  # fmt: skip
+
+
+def _otherwise(node: Any) -> tuple[str, ...]:
+    """The rule that takes what this one does not accept."""
+    other = getattr(node, "otherwise", None)
+    return (getattr(other, "id", str(other)),) if other is not None else ()
+
+
+def parse_structure(texts: Sequence[str]) -> dict[str, int]:
+    """`ns_steps=3`: numbers of a rule that are fixed when it is compiled.
+
+    Raises:
+        NlError: NL813.
+    """
+    found = parse_sizes(texts)
+    for name, value in found.items():
+        if not isinstance(value, int):
+            raise NlError(Diagnostic("NL813", f"`{name}` is fixed when a rule is compiled", expected="a whole number", found=f"`{value}`"))
+    return found
 
 
 def parse_sizes(texts: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`nldsl explain FILE|CODE`."""
+"""`nldsl explain FILE|CODE`, `nldsl explain --rule NAME`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from pathlib import Path
 
 import click
 
-from nldsl.cli.common import Block, Sizes, open_program, parse_sizes, pick_block
+from nldsl.cli.common import Block, Rule, Sizes, open_rules, parse_sizes, parse_structure, pick_block
 from nldsl.codes import CODES, Code
 from nldsl.diagnostics import Diagnostic, NlError, did_you_mean
 
 
 @click.command()
-@click.argument("subject", metavar="FILE|CODE")
+@click.argument("subject", metavar="FILE|CODE", required=False)
 @Block
+@Rule
 @Sizes
-def command(subject: str, block: str | None, sizes: tuple[str, ...]) -> None:
-    """Say what the compiler makes of a file, or what the code of a diagnostic means."""
-    if re.fullmatch(r"(?i)nl-?\d+", subject) and not Path(subject).exists():
+def command(subject: str | None, block: str | None, rule: str | None, sizes: tuple[str, ...]) -> None:
+    """Say what the compiler makes of a file or of a rule, or what the code of a diagnostic means."""
+    if subject is not None and re.fullmatch(r"(?i)nl-?\d+", subject) and not Path(subject).exists():
         click.echo(page(subject.upper().replace("-", "")))
         return
     from nldsl.program import backend
 
+    program = open_rules(subject, rule, block)
+    explain, rules = backend("nldsl.explain"), backend("nldsl.explain_rule")
+    if rule is not None:
+        click.echo(rules.explain_rule(program, rule, parse_structure(sizes)))
+        return
     given = parse_sizes(sizes)
-    program = open_program(subject)
-    explain = backend("nldsl.explain")
-    one = block is not None or given
-    click.echo(explain.explain_block(program, pick_block(program, block), given) if one else explain.explain(program))
+    if block is not None or given:
+        click.echo(explain.explain_block(program, pick_block(program, block), given))
+        return
+    click.echo("\n\n".join([*filter(None, [explain.explain(program)]), *rules.explain_rules(program)]))
 
 
 def page(code: str) -> str:

@@ -45,23 +45,36 @@ train NAME_run {
 }
 """
 
+RULE = """\
+# An optimizer is a memory of gradients: `w` is the tensor, `g` its gradient, a step is a tick. The memory below keeps
+# beta of itself at each step and takes the rest from the gradient.
+rule NAME(lr = 0.001, beta = 0.9, weight_decay = 0.01) {
+  memory exp_avg : like(w) = zeros { minimize 0.5 * sqnorm(exp_avg - g) by gd(1 - beta) }
+  # `exp_avg` is the memory after this step, `last exp_avg` the one before.
+  update (1 - lr * weight_decay) * last w - lr * sign(exp_avg)
+}
+"""
+
 
 @click.command()
 @click.argument("name", metavar="NAME")
-def command(name: str) -> None:
+@click.option("--rule", is_flag=True, help="An optimizer to start from.")
+def command(name: str, rule: bool) -> None:
     """Write a small spec with comments to start from."""
     path = Path(name)
     path = path if path.suffix == ".nl" else path.with_name(path.name + ".nl")
+    text, then = (RULE, "explain") if rule else (STARTER, "train")
     stem = path.stem.replace("-", "_")
-    if not (stem.isascii() and stem.isidentifier() and stem == stem.lower() and _free(stem)):
-        raise click.UsageError(f"'{name}' cannot be the name of a block: take letters a to z, digits and _, and no word of the language")
-    write_file(path, STARTER.replace("NAME", stem), replaces=lambda _: False)
-    click.echo(f"wrote {path}; now `nldsl check {path}`, then `nldsl train {path}`")
+    if not (stem.isascii() and stem.isidentifier() and stem == stem.lower() and _free(stem, text)):
+        what = "rule" if rule else "block"
+        raise click.UsageError(f"'{name}' cannot be the name of a {what}: take letters a to z, digits and _, and no word of the language")
+    write_file(path, text.replace("NAME", stem), replaces=lambda _: False)
+    click.echo(f"wrote {path}; now `nldsl check {path}`, then `nldsl {then} {path}`")
 
 
-def _free(stem: str) -> bool:
+def _free(stem: str, text: str) -> bool:
     """Whether the starter with this name is a right spec."""
     from nldsl.pipeline import check_source
     from nldsl.source import Source
 
-    return not check_source(Source(stem, STARTER.replace("NAME", stem))).errors
+    return not check_source(Source(stem, text.replace("NAME", stem))).errors

@@ -20,22 +20,23 @@ class Band:
 
 def bands(graph: nx.MultiDiGraph) -> list[Band]:
     """The nodes by level, slowest level first, then the streams between them."""
-    levels: dict[tuple[Any, int], list[str]] = {}
+    levels: dict[tuple[Any, int, str], list[str]] = {}
     rest = []
     for node, data in graph.nodes(data=True):
         if "depth" in data:
-            levels.setdefault((data["period"], data["depth"]), []).append(node)
+            levels.setdefault((data["period"], data["depth"], data.get("clock", "")), []).append(node)
         else:
             rest.append(node)
     order = sorted(levels, key=lambda key: (key[0] is not None, -(key[0] or 0), -key[1]))
-    several = {period for period, depth in levels if depth > 0}
-    found = [Band(_title(period, depth, several), tuple(levels[period, depth])) for period, depth in order]
+    several = {(period, clock) for period, depth, clock in levels if depth > 0}
+    found = [Band(_title(level, several), tuple(levels[level])) for level in order]
     return [*found, Band("streams", tuple(rest))] if rest else found
 
 
-def _title(period: int | None, depth: int, several: set[Any]) -> str:
-    title = Level(period, depth, ()).clock
-    return f"{title}, depth {depth}" if period in several else title
+def _title(level: tuple[int | None, int, str], several: set[Any]) -> str:
+    period, depth, clock = level
+    title = clock or Level(period, depth, ()).clock
+    return f"{title}, depth {depth}" if (period, clock) in several else title
 
 
 def joins(graph: nx.MultiDiGraph) -> list[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ def test_every_path_is_there():
 def test_every_package_is_named():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {packages["package-dir"].get(p, p.replace(".", "/")) for p in packages["packages"]}
-    folders = {f.replace("nldsl_torch/training", "backends/nldsl_torch/training") for f in folders}
+    folders = {re.sub("^nldsl_torch/", "backends/nldsl_torch/", f) for f in folders}
     assert {f for f in folders if f"`{f}/" not in PAGE} == set()
 
 
