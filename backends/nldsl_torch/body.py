@@ -141,26 +141,6 @@ def renamed(code: str, local: set[str]) -> str:
     return re.sub(r'#.*|"[^"]*"|(?<![\w.])[A-Za-z_]\w*+(?!=)', number, code)
 
 
-def ordered(equations: Iterable[Equation]) -> list[Equation]:
-    """Equations in an order where each follows what it reads at the same tick."""
-    waiting = {e.name: e for e in equations}
-    done: list[Equation] = []
-    stack: list[str] = []
-    for start in list(waiting):
-        stack.append(start)
-        while stack:
-            e = waiting.get(stack[-1])
-            if e is None:
-                stack.pop()
-                continue
-            first = [a.name for a in e.args if isinstance(a, Ref) and a.name in waiting and a.name != e.name]
-            if first:
-                stack.extend(first)
-                continue
-            done.append(waiting.pop(stack.pop()))
-    return done
-
-
 MATRICES = frozenset({"matmul", "solve", "matrix_power", "eigenvectors", "identity"})
 
 

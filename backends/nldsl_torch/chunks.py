@@ -11,8 +11,8 @@ from functools import partial
 
 from nldsl.core import Atom, Ref
 from nldsl.lower.affine import Read, Vector, Write
+from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form
-from nldsl.lower.rewrite import number
 from nldsl_torch.kernels import Kernels, tight
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from nldsl.core import Atom
 from nldsl.lower.affine import Factor, Read, Vector, Write
+from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form, operators_of
-from nldsl.lower.rewrite import number
 
 Text = Callable[[Atom], str]
 

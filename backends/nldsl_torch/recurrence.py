@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.lower.affine import Read
+from nldsl.lower.numbers import number
+from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form
-from nldsl.lower.rewrite import number
 from nldsl.lower.rounding import is_rounded, rounded
 from nldsl.lower.schedule import Recurrence
 from nldsl_torch import ops
-from nldsl_torch.body import CHUNK_LOCALS, Body, Names, ordered
+from nldsl_torch.body import CHUNK_LOCALS, Body, Names
 from nldsl_torch.chunks import Chunks, stream_atoms
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
 from nldsl.lower.equation import machine_text
+from nldsl.lower.numbers import number
+from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form, Plan, machine_inputs
-from nldsl.lower.rewrite import number
 from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Recurrence, Region
 from nldsl.names import identifier
 from nldsl_torch import ops
-from nldsl_torch.body import Body, Names, ordered, renamed, worth_fusing
+from nldsl_torch.body import Body, Names, renamed, worth_fusing
 from nldsl_torch.initial import size
 from nldsl_torch.recurrence import RecurrenceWriter
 

@@ -5,14 +5,14 @@ A number in the place of a tensor stands for that number in every entry, so `0 *
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type, Unit
 from nldsl.dims import Dim
-from nldsl.lower.rewrite import number
+from nldsl.lower.numbers import fold, number
+from nldsl.lower.order import ordered
 from nldsl.source import NOWHERE, Span
 from nldsl.vocabulary import WORDS, is_number
 
@@ -26,24 +26,6 @@ WIDENING = {"add", "sub", "mul", "div", "pow", "max", "min", "where", "neg", "ex
 MAX_ROUNDS = 8
 
 Settings = Mapping[str, float]
-
-
-def ordered(equations: Iterable[Equation]) -> list[Equation]:
-    """Each equation after those it reads at the same tick."""
-    waiting = {e.name: e for e in equations}
-    done: list[Equation] = []
-    for start in list(waiting):
-        stack = [start]
-        while stack:
-            e = waiting.get(stack[-1])
-            if e is None:
-                stack.pop()
-                continue
-            first = [a.name for a in e.args if isinstance(a, Ref) and a.name in waiting and a.name != e.name]
-            stack += first
-            if not first:
-                done.append(waiting.pop(stack.pop()))
-    return done
 
 
 def plain_numbers(unit: Unit, types: Mapping[str, Type], *, sizes: bool = True) -> set[str]:
@@ -324,23 +306,6 @@ class _Algebra:
         name = self._fresh()
         self.types[name] = self.type(a)
         return self.make("fold", (a,), attrs, name)
-
-
-FOLDS: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
-    "pow": lambda a, b: a**b, "neg": lambda a: -a, "copy": lambda a: a, "stop": lambda a: a, "abs": abs, "max": max, "min": min,
-    "sqrt": lambda a: a**0.5, "sign": lambda a: float((a > 0) - (a < 0)), "where": lambda c, a, b: a if c > 0 else b,
-    "exp": math.exp, "log": math.log, "tanh": math.tanh, "relu": lambda a: max(a, 0.0), "sum": lambda a: a, "mean": lambda a: a,
-}  # fmt: skip
-
-
-def fold(op: str, values: list[float]) -> float | None:
-    """The value of an operation on numbers, None where it has none."""
-    try:
-        result = FOLDS[op](*values)
-    except (KeyError, ArithmeticError, ValueError, TypeError):
-        return None
-    return result if isinstance(result, (int, float)) else None
 
 
 # --- accumulators ------------------------------------------------------------------------------------

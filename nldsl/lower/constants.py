@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type, Unit
-from nldsl.lower.algebra import fold, ordered
-from nldsl.lower.rewrite import number
+from nldsl.lower.numbers import fold, number
+from nldsl.lower.order import ordered
 
 
 def fold_constants(unit: Unit, types: dict[str, Type]) -> Unit:

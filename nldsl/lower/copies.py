@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nldsl.core import Atom, Equation, Ref, Type, Unit
-from nldsl.lower.rewrite import Rewriter, number
+from nldsl.lower.numbers import number
+from nldsl.lower.rewrite import Rewriter
 
 
 def _same(e: Equation) -> Atom | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nldsl.core import Atom, Equation, Last, Num, Ref
 from nldsl.lower.affine import Factor, Operator, Read, Vector, Write
+from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form, Plan
-from nldsl.lower.rewrite import number
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^"}
 LETTERS = "abcefghijlmnprstuwz"

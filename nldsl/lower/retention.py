@@ -11,7 +11,8 @@ import math
 from nldsl.check.interval import Interval
 from nldsl.check.ranges import intervals
 from nldsl.core import Atom, Num, Ref
-from nldsl.lower.rewrite import Rewriter, number
+from nldsl.lower.numbers import number
+from nldsl.lower.rewrite import Rewriter
 
 TINY = 1e-30  # stands for a retention of 0: what it leaves is below any rounding
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from nldsl.core import Atom, Equation, Num, Ref, Type, Unit
-from nldsl.dims import Dim
+from nldsl.lower.numbers import fold, number
 from nldsl.source import Span
 from nldsl.vocabulary import WORDS, is_number
 
@@ -106,21 +106,11 @@ class Rewriter:
         return a if isinstance(a, Num) or not self.type(a).shape else self.emit("sum", a)
 
 
-def number(atom: Atom) -> float | None:
-    """The value of a constant atom without symbols."""
-    if not isinstance(atom, Num):
-        return None
-    if isinstance(atom.value, Dim):
-        exact = atom.value.constant
-        return None if exact is None else float(exact)
-    return atom.value
-
-
 def _simplify(op: str, args: tuple[Atom, ...], type: Any) -> Atom | None:
     values = [number(a) for a in args]
     known = [v for v in values if v is not None]
     if len(known) == len(args):
-        folded = _fold(op, known)
+        folded = fold(op, known)
         return None if folded is None else Num(folded, args[0].span if args else Num(0.0).span)
     wide = [a for a in args if not isinstance(a, Num)]
     match op, values:
@@ -130,21 +120,4 @@ def _simplify(op: str, args: tuple[Atom, ...], type: Any) -> Atom | None:
             return args[0]
         case ("mul", [0.0, None]) | ("mul", [None, 0.0]) if all(is_number(type(a)) for a in wide):
             return Num(0.0)
-    return None
-
-
-def _fold(op: str, values: list[float]) -> float | None:
-    match op, values:
-        case "add", [a, b]:
-            return a + b
-        case "sub", [a, b]:
-            return a - b
-        case "mul", [a, b]:
-            return a * b
-        case "div", [a, b] if b != 0:
-            return a / b
-        case "neg", [a]:
-            return -a
-        case "copy", [a]:
-            return a
     return None

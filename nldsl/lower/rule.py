@@ -15,9 +15,11 @@ from itertools import product
 
 from nldsl.core import Atom, Equation, Init, Input, Last, Num, Ref, Rule, State, Type, Unit
 from nldsl.dims import Dim
-from nldsl.lower.algebra import constant_init, fold, merge_states, ordered, plain_numbers, simplify, size_numbers
+from nldsl.lower.algebra import constant_init, merge_states, plain_numbers, simplify, size_numbers
 from nldsl.lower.cost import entries
 from nldsl.lower.differentiate import differentiate
+from nldsl.lower.numbers import fold
+from nldsl.lower.order import ordered
 from nldsl.lower.segments import ENTRYWISE, Segment, Step, moved_entries, straight_line
 from nldsl.vocabulary import is_number
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type, Unit
 from nldsl.dims import Dim
-from nldsl.lower.algebra import ordered, plain_numbers
+from nldsl.lower.algebra import plain_numbers
 from nldsl.lower.cost import entries
-from nldsl.lower.rewrite import number as constant
+from nldsl.lower.numbers import number as constant
+from nldsl.lower.order import ordered
 from nldsl.vocabulary import is_number
 
 ENTRYWISE = frozenset(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nldsl.core import Last, Num, Ref
-from nldsl.lower.algebra import ordered, simplify
+from nldsl.lower.algebra import simplify
+from nldsl.lower.order import ordered
 from nldsl.lower.rule import RulePlan, Variant, plan_rule
 from nldsl.lower.segments import Segment, Step, Whole
 from nldsl.program import Program, load
