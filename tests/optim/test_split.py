@@ -73,3 +73,18 @@ def test_shampoo_stays_finite_where_gradients_have_one_direction():
         p.grad = 1 + p.detach()
         optimizer.step()
     assert p.isfinite().all()
+
+
+def test_a_checkpoint_is_matched_by_name():
+    torch.manual_seed(0)
+    first, other = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+    made = nldsl.optimizer_class("adamw")
+    saved = made([("a", first), ("b", other)])
+    for p in (first, other):
+        p.grad = torch.randn(3)
+    saved.step()
+    loaded = made([("b", other), ("a", first)])
+    loaded.load_state_dict(saved.state_dict())
+    for p in (first, other):
+        assert torch.equal(loaded.state[p]["exp_avg"], saved.state[p]["exp_avg"])
+    assert loaded.param_groups[0]["param_names"] == ["b", "a"]

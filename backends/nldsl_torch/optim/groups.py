@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -123,6 +123,18 @@ def _check_tensors(programs: Mapping[str, Program], group: Mapping[str, Any]) ->
             raise ValueError(f"{label} of shape {tuple(p.shape)} is not {group['split']} matrices of equal size, one below the other")
         if program.needs and group.get("every", 1) != 1:
             raise ValueError(f"{program.name} reads {' and '.join(program.needs)} of each step: it has no form with every={group['every']}")
+
+
+def by_name(saved: dict[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A checkpoint in the order of these groups, where both name their parameters and have the same names."""
+    found = []
+    for group, own in zip(saved["param_groups"], groups):
+        names, wanted = group.get("param_names"), own.get("param_names")
+        if names and wanted and names != wanted and sorted(names) == sorted(wanted):
+            place = dict(zip(names, group["params"]))
+            group = {**group, "params": [place[n] for n in wanted], "param_names": list(wanted)}
+        found.append(group)
+    return {**saved, "param_groups": [*found, *saved["param_groups"][len(found) :]]}
 
 
 def number_names(programs: Mapping[str, Program]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nldsl_torch.optim.groups import OPTIONS, check_group, dimensions, exact_values, number_names, route, seen
+from nldsl_torch.optim.groups import OPTIONS, by_name, check_group, dimensions, exact_values, number_names, route, seen
 from nldsl_torch.optim.perform import derived
 from nldsl_torch.optim.program import Program
 from nldsl_torch.optim.table import Provider, Table, check_gradients, ensure, gathers
@@ -62,14 +62,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._table = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint, of this class or of the optimizer of torch that has its states' names."""
+        """Load a checkpoint, of this class or of the optimizer of torch that has its states' names.
+
+        Parameters are matched by name where both sides have names, else by position.
+        """
 
         def keep(_: Any, final: dict[str, Any]) -> None:
             self._incoming = final
 
         handle = self.register_load_state_dict_pre_hook(keep)
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(by_name(state_dict, self.param_groups))
         finally:
             handle.remove()
             self._incoming = None
