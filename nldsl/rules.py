@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from nldsl import tree
 from nldsl.check.instances import Units, headline
-from nldsl.core import Ref, Rule
+from nldsl.check.optimizers import problems_of
+from nldsl.core import Rule
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.pipeline import distinct
@@ -45,10 +46,9 @@ def rule_of(top: Scope, name: str, structure: Mapping[str, int] | None = None, s
         raise NlError(
             Diagnostic("NL805", f"the rule `{name}` has no parameter `{unknown[0]}` that is fixed when it is compiled",
                        (Label(headline(node)),), expected=", ".join(f"`{s}`" for s in made.structure) or "none"))  # fmt: skip
-    if not _learns(made):
-        raise NlError(
-            Diagnostic("NL432", f"`{name}` is no optimizer: its step does not depend on `g`", (Label(headline(node)),),
-                       expected="an update that reads the gradient", help="update last w - lr * g"))  # fmt: skip
+    problems = distinct(problems_of(made, headline(node)))
+    if problems:
+        raise NlError(*problems)
     return made
 
 
@@ -60,21 +60,3 @@ def with_others(top: Scope, name: str, structure: Mapping[str, int] | None = Non
         found[other] = rule_of(top, other)
         other = found[other].otherwise
     return found
-
-
-def _learns(rule: Rule) -> bool:
-    """Whether the new `w` depends on the gradient, now or through its memories."""
-    reads: dict[str, set[str]] = {}
-    for e in rule.unit.equations:
-        names = {a.name for a in e.args if hasattr(a, "name")}
-        objective = e.attr("objective")
-        if objective is not None:
-            names |= {a.name for part in objective.equations for a in part.args if hasattr(a, "name")}
-            names |= {objective.result.name} if isinstance(objective.result, Ref) else set()
-        reads[e.name] = names
-    seen, stack = {"w"}, ["w"]
-    while stack:
-        for name in reads.get(stack.pop(), set()) - seen:
-            seen.add(name)
-            stack.append(name)
-    return "g" in seen or "delta" in seen

@@ -91,4 +91,14 @@ PAGES = {
         "An optimizer's step depends on the gradient `g` of the tensor it trains. A rule that takes the gradient elsewhere,"
         " `grad(at = ...)`, needs the objective itself: it stands after `minimize E by`.",
     ),
+    "NL433": error(
+        "a number whose name is taken",
+        "The constructor of an optimizer has `params`, `maximize`, `every` and others, and Python has words of its own: a"
+        " number of a rule needs a name that is none of these. In a memory the rule can be used as it is.",
+    ),
+    "NL434": error(
+        "no part of an optimizer",
+        "A step of an optimizer sees one gradient of one tensor: no sequence, no copies, no stores. Its memories start from"
+        " numbers, the same in every run.",
+    ),
 }

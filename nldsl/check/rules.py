@@ -13,6 +13,7 @@ Of a rule that says nothing about what it learns on, only what does not depend o
 from __future__ import annotations
 
 from nldsl import tree
+from nldsl.check.causality import causality
 from nldsl.check.instances import Units, symbolic
 from nldsl.diagnostics import Diagnostic
 from nldsl.elaborate.scope import Scope
@@ -20,14 +21,15 @@ from nldsl.parse import parse
 from nldsl.source import Source
 from nldsl.walk import walk
 
-REPORTED = ("NL1", "NL4")
+REPORTED = ("NL1", "NL310", "NL4")
 
 
 def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
     """What is wrong with a rule on its own."""
     units = Units(top)
     if rule.on is not None or not any(isinstance(n, tree.Name) and n.id == "grad" for n in walk(rule.body)):
-        units.rule(rule)
+        made = units.rule(rule)
+        units.diagnostics += causality(made.unit, made.types) if made is not None else []
     else:
         _trial(rule, units)
     found = units.diagnostics if rule.on is not None else [d for d in units.diagnostics if d.code.startswith(REPORTED)]

@@ -273,7 +273,15 @@ class Memories(Expressions):
         if len(updates) != 1:
             raise self.b.fail("NL405", f"the rule `{rule.name}` must have one `update`", rule.span,
                               expected="one update", found=str(len(updates)), help="update last w - lr * g")  # fmt: skip
+        names: dict[str, Span] = {}
         for stmt in rule.body:
+            if isinstance(stmt, (tree.Equation, tree.Memory, tree.Chain)):
+                name = stmt.name if isinstance(stmt, tree.Chain) else stmt.name.id
+                span = stmt.span if isinstance(stmt, tree.Chain) else stmt.name.span
+                if name in names:
+                    raise self.b.fail("NL102", f"`{name}` is defined twice", span, Label(names[name], "the first definition"),
+                                      expected="one definition a name", found="a second one")  # fmt: skip
+                names[name] = span
             if isinstance(stmt, tree.Equation):
                 name = self.b.fresh(f"{memory}.{stmt.name.id}")
                 scope.names[stmt.name.id] = Stream(Ref(name, stmt.span), scope.axes, stmt.name.span)

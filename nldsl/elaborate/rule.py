@@ -38,7 +38,7 @@ def elaborate_rule(rule: tree.Rule, top: Scope, given: Mapping[str, int], sizes:
         work.run()
     b = work.statements.b
     unit = Unit(
-        f"{rule.name}()", rule.name, (), tuple(b.inputs), (), tuple(b.states), tuple(b.equations), tuple(b.memories), (),
+        f"{rule.name}()", rule.name, (), tuple(b.inputs), tuple(b.params), tuple(b.states), tuple(b.equations), tuple(b.memories), (),
         (("w", Ref("w", rule.span)),), rule.span,
     )  # fmt: skip
     return unit, tuple(work.hypers), work.periods(b.states), work.structure, b.diagnostics
@@ -81,13 +81,13 @@ class _Rule:
         match self.rule.on:
             case None:
                 return Type("real", (self._size("n"),))
-            case tree.MapType(tree.Name(domain), tree.Name(codomain)):
+            case tree.MapType(tree.Name(domain), tree.Name(codomain)) if domain != codomain:
                 return Type("map", (self._size(codomain), self._size(domain)))
             case tree.RealType((tree.Name(size),)):
                 return Type("real", (self._size(size),))
         assert self.rule.on is not None
         raise self.statements.b.fail("NL430", "a rule learns on operators or on vectors", self.rule.on.span,
-                                     expected="on d -> e, or on real[n], with names for the sizes")  # fmt: skip
+                                     expected="on d -> e, or on real[n], with a name for each size")  # fmt: skip
 
     def _fixed_by_blocks(self) -> set[str]:
         """The names given to parameters of blocks that fix equations."""
@@ -108,6 +108,9 @@ class _Rule:
 
     def _formal(self, formal: tree.Formal, fixed: bool) -> dict[str, Binding]:
         b = self.statements.b
+        if formal.name in ("w", "g"):
+            raise b.fail("NL102", f"`{formal.name}` is {'what learns' if formal.name == 'w' else 'the gradient'} in a rule", formal.span,
+                         expected="another name")  # fmt: skip
         value = constant(formal.default, self.top) if formal.default is not None else None
         if formal.default is not None and value is None:
             raise b.fail("NL431", f"the default of `{formal.name}` is not a number", formal.default.span,

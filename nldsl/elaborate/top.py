@@ -75,6 +75,10 @@ def top_scope(file: tree.File, parent: Scope | None) -> tuple[Scope, list[Diagno
         match item:
             case tree.Block(name) | tree.Rule(name):
                 declare(name, item, item)
+                twice = [f for n, f in enumerate(item.formals) if f.name in {before.name for before in item.formals[:n]}]
+                diagnostics += [
+                    Diagnostic("NL102", f"the parameter `{f.name}` of `{name}` is declared twice", (Label(f.span),), expected="one parameter a name")
+                    for f in twice]  # fmt: skip
             case tree.Const(name, expr):
                 value = constant(expr, scope)
                 if value is None and (wrong := undefined(expr, scope)) is not None:

@@ -74,18 +74,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     Raises:
         NlError: NL601 for an objective that has no derivative, NL602 for an implicit step that cannot be solved.
     """
-    try:
-        unit, types = differentiate(unit, types)
-        unit, types = solve_implicit(prune(unit), types)
-    except NotDifferentiable as wrong:
-        raise NlError(
-            Diagnostic("NL601", f"`{wrong.equation.op}` has no derivative with respect to the memory",
-                       (Label(wrong.equation.span),), expected="a differentiable objective")) from None  # fmt: skip
-    except NotLinear as wrong:
-        raise NlError(
-            Diagnostic("NL602", "this implicit step cannot be solved in closed form", (Label(wrong.span),),
-                       expected="a gradient that is affine in one read of the memory", found=wrong.why,
-                       help="gd(rate) takes the gradient at the state before the step")) from None  # fmt: skip
+    unit, types = explicit(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(remove_copies(unit), types)
     unit = prune(unit)
@@ -102,6 +91,27 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     steps = schedule(unit, types, needs)
     unit = replace(unit, outputs=tuple(o for o in unit.outputs if not o[0].startswith("*")))
     return Plan(unit, types, steps, forms)
+
+
+def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """A unit without gradients and without implicit steps.
+
+    Raises:
+        NlError: NL601, NL602.
+    """
+    try:
+        unit, types = differentiate(unit, types)
+        unit, types = solve_implicit(prune(unit), types)
+    except NotDifferentiable as wrong:
+        raise NlError(
+            Diagnostic("NL601", f"`{wrong.equation.op}` has no derivative with respect to the memory",
+                       (Label(wrong.equation.span),), expected="a differentiable objective")) from None  # fmt: skip
+    except NotLinear as wrong:
+        raise NlError(
+            Diagnostic("NL602", "this implicit step cannot be solved in closed form", (Label(wrong.span),),
+                       expected="a gradient that is affine in one read of the memory", found=wrong.why,
+                       help="gd(rate) takes the gradient at the state before the step")) from None  # fmt: skip
+    return unit, types
 
 
 def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:

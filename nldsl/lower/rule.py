@@ -17,9 +17,9 @@ from nldsl.core import Atom, Equation, Init, Input, Last, Num, Ref, Rule, State,
 from nldsl.dims import Dim
 from nldsl.lower.algebra import constant_init, merge_states, plain_numbers, simplify, size_numbers
 from nldsl.lower.cost import entries
-from nldsl.lower.differentiate import differentiate
 from nldsl.lower.numbers import fold
 from nldsl.lower.order import ordered
+from nldsl.lower.plan import explicit
 from nldsl.lower.segments import ENTRYWISE, Segment, Step, moved_entries, straight_line
 from nldsl.vocabulary import is_number
 
@@ -111,9 +111,9 @@ def plan_rule(rule: Rule) -> RulePlan:
     """The straight lines of a rule.
 
     Raises:
-        NotDifferentiable: an objective of an inner memory has no derivative.
+        NlError: NL601 for an objective of an inner memory without a derivative, NL602 for an implicit step that cannot be solved.
     """
-    unit, types = differentiate(rule.unit, dict(rule.types))
+    unit, types = explicit(rule.unit, dict(rule.types))
     unit, types = simplify(unit, types)
     clocks = _clocks(rule, unit)
     switches = _switches(rule, unit, types)

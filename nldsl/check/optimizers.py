@@ -1,0 +1,65 @@
+"""What a rule may not do as an optimizer, though it may as the learner of a memory."""
+
+from __future__ import annotations
+
+import keyword
+from typing import Any
+
+from nldsl.check.causality import causality
+from nldsl.core import Init, Ref, Rule
+from nldsl.diagnostics import Diagnostic, Label
+from nldsl.source import Span
+
+# Operations over the ticks of a sequence, over copies, or on classes: a tensor of weights has none of these.
+SEQUENCE = {"delay": "a memory keeps what was before", "conv": "a memory keeps what was before", "rope": "weights have no ticks to turn by",
+            "attend": "an optimizer has no stores", "index": "an optimizer has no copies", "gather": "an optimizer has no copies",
+            "cross_entropy": "an optimizer sees gradients, not classes"}  # fmt: skip
+# What the constructor of every optimizer has already.
+TAKEN = frozenset("self params maximize differentiable capturable foreach fused every over split rule param_names t h".split())
+
+
+def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
+    """Cycles within a step, numbers whose name is taken, what belongs to sequences, random and learned first values, no gradient."""
+    found = causality(rule.unit, rule.types)
+    for name, span in [*((h.name, h.span) for h in rule.hypers), *((s, where) for s in rule.structure)]:
+        if name in TAKEN or keyword.iskeyword(name):
+            found.append(Diagnostic("NL433", f"the number `{name}` has the name of something else in an optimizer", (Label(span),),
+                                    expected="another name", help=f"{name}_"))  # fmt: skip
+    for e in rule.unit.equations:
+        if e.op in SEQUENCE:
+            found.append(Diagnostic("NL434", f"`{e.op}` has no meaning in an optimizer: {SEQUENCE[e.op]}", (Label(e.span),)))
+    for param in rule.unit.params:
+        found.append(Diagnostic("NL434", "nothing learns the first value of an optimizer's memory", (Label(param.span),),
+                                expected="a number, zeros, ones or eye"))  # fmt: skip
+    for state in rule.unit.states:
+        if _drawn(state.init):
+            found.append(Diagnostic("NL434", "a memory of an optimizer starts from a number, the same in every run", (Label(state.span),),
+                                    expected="a number, zeros, ones or eye"))  # fmt: skip
+    if not found and not _learns(rule):
+        found.append(Diagnostic("NL432", f"`{rule.name}` is no optimizer: its step does not depend on `g`", (Label(where),),
+                                expected="an update that reads the gradient", help="update last w - lr * g"))  # fmt: skip
+    return found
+
+
+def _drawn(init: Init) -> bool:
+    """Whether a first value is random, or one for each copy."""
+    parts: tuple[Any, ...] = init if isinstance(init, tuple) else ()
+    return bool(parts) and (parts[0] in ("normal", "uniform", "index") or any(isinstance(p, tuple) and _drawn(p) for p in parts))
+
+
+def _learns(rule: Rule) -> bool:
+    """Whether the new `w` depends on the gradient, now or through its memories."""
+    reads: dict[str, set[str]] = {}
+    for e in rule.unit.equations:
+        names = {a.name for a in e.args if hasattr(a, "name")}
+        objective = e.attr("objective")
+        if objective is not None:
+            names |= {a.name for part in objective.equations for a in part.args if hasattr(a, "name")}
+            names |= {objective.result.name} if isinstance(objective.result, Ref) else set()
+        reads[e.name] = names
+    seen, stack = {"w"}, ["w"]
+    while stack:
+        for name in reads.get(stack.pop(), set()) - seen:
+            seen.add(name)
+            stack.append(name)
+    return "g" in seen or "delta" in seen
