@@ -148,7 +148,8 @@ class _Tick:
             case "grad":
                 return self._gradient(e.attr("objective"), self._copies(values[0], result), scope)
             case "count":
-                return torch.full((1,), (self.t + 1 - e.attr("offset", 0)) // e.attr("every", 1), dtype=self.dtype)
+                offset = e.attr("offset", 0)  # where there is one, the first step is at that tick
+                return torch.full((1,), (self.t + 1 - offset) // e.attr("every", 1) + (offset > 0), dtype=self.dtype)
             case "index":
                 return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
             case "rope":

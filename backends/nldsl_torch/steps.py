@@ -148,7 +148,7 @@ class StepWriter:
             like = f".to({body.names.of(real[0])}.dtype)" if real else ""
             every, offset = e.attr("every", 1), e.attr("offset", 0)
             number = f"ticks({body.names.of(some)}, tick)"
-            body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every})'}{like}")
+            body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every} + {int(offset > 0)})'}{like}")
             return True
         source = body.text(e.args[0])
         if e.op == "rope":

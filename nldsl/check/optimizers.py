@@ -32,6 +32,9 @@ def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
         found.append(Diagnostic("NL434", "nothing learns the first value of an optimizer's memory", (Label(param.span),),
                                 expected="a number, zeros, ones or eye"))  # fmt: skip
     for state in rule.unit.states:
+        if state.reset is not None:
+            found.append(Diagnostic("NL434", "an optimizer has no sequences after which a memory starts anew", (Label(state.span),),
+                                    expected="a memory without `reset`"))  # fmt: skip
         if _drawn(state.init):
             found.append(Diagnostic("NL434", "a memory of an optimizer starts from a number, the same in every run", (Label(state.span),),
                                     expected="a number, zeros, ones or eye"))  # fmt: skip

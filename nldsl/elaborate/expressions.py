@@ -213,7 +213,7 @@ class Expressions:
         learner = scope.find_learner()
         if word == "count" and learner is not None and learner.every > 1:
             # A slow learner counts its own steps.
-            return self.b.emit(word, args, expr.span, name, hint, every=learner.every, offset=learner.offset)
+            return self.b.emit(word, args, expr.span, name, hint, every=learner.every, offset=learner.offset, memory=learner.memory)
         return self.b.emit(word, args, expr.span, name, hint)
 
     def _attend(self, expr: tree.Call, store: Remembered, scope: Scope, hint: str, name: str | None) -> Atom:

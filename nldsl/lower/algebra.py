@@ -23,6 +23,7 @@ HOMOGENEOUS = {"transpose", "sum", "mean", "sqnorm", "row_mean", "column_mean", 
                "sign", "sqrt", "tanh", "add", "sub", "addmm", "silu", "relu"}  # fmt: skip
 COMMUTATIVE = {"add", "mul", "max", "min", "dot"}
 WIDENING = {"add", "sub", "mul", "div", "pow", "max", "min", "where", "neg", "exp", "log", "sqrt", "abs", "sign", "tanh", "sigmoid"}
+PLAIN_TOO = {"copy", "stop", "silu", "relu", "softplus", "gelu", "bfloat16", "fill"}  # entry by entry as well
 MAX_ROUNDS = 8
 
 Settings = Mapping[str, float]
@@ -154,7 +155,7 @@ class _Algebra:
             if e.name in self.known:
                 continue
             self.span = e.span
-            args = tuple(self.atom(a) for a in e.args)
+            args = tuple(map(self.atom if e.op in WIDENING | PLAIN_TOO else self.tensor, e.args))
             if e.name in self.slow:  # who reads it may not read what it becomes: that is so at some steps only
                 self.types[f"{e.name}.next"] = self.types[e.name]
                 made = args[0] if e.op == "copy" else self.make(e.op, args, e.attrs, f"{e.name}.next")
@@ -190,6 +191,13 @@ class _Algebra:
         if isinstance(a, Last) and a.name in self.held:
             return Num(self.held[a.name])
         return self.env.get(a.name, a) if isinstance(a, Ref) else a
+
+    def tensor(self, a: Atom) -> Atom:
+        """An argument that has to be a tensor: where it is one number in every entry, that is filled in."""
+        value, wanted = self.atom(a), self.type(a)
+        if not isinstance(value, Num) or number(value) in (None, 0.0) or is_number(wanted):
+            return value
+        return self.emit("fill", value, Last("w")) if wanted == self.types["w"] else value
 
     def type(self, a: Atom) -> Type:
         return Type("real") if isinstance(a, Num) else self.types[a.name]

@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import product
 
 from nldsl.core import Atom, Equation, Init, Input, Last, Num, Ref, Rule, State, Type, Unit
+from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.dims import Dim
 from nldsl.lower.algebra import constant_init, merge_states, plain_numbers, simplify, size_numbers
 from nldsl.lower.cost import entries
@@ -143,6 +144,12 @@ def _variant(rule: Rule, unit: Unit, types: Types, clocks: tuple[Clock, ...], on
     clock = {s.name: clocks.index((rule.periods[s.name], s.offset)) for s in unit.states if s.name in rule.periods}
     unit = merge_states(unit, types, clock, {"w"})
     unit, types = simplify(unit, types)
+    plain = plain_numbers(unit, types)
+    for s in unit.states:
+        if s.name in clock and is_number(types[s.name]) and s.name not in plain:
+            raise NlError(
+                Diagnostic("NL434", f"`{s.name.removeprefix('w.')}` is one number with a clock of its own, computed from a tensor",
+                           (Label(s.span),), expected="a number that changes at each step, or one that no tensor takes part in"))  # fmt: skip
     unit, cached = cache(unit, types, {n: c for n, c in clock.items() if n in {s.name for s in unit.states}})
     clock |= cached
     unit, types, sums = _with_sums(unit, types, clock, clocks)

@@ -1,7 +1,8 @@
 """What a rule may not be as an optimizer is said before anything is compiled."""
 
-import nldsl
 import pytest
+
+import nldsl
 
 HEAD, MEMORY = "rule r(lr = 0.1) {", "memory m : like(w) = zeros { %s }  update last w - lr * m }"
 WRONG = {

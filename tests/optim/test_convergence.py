@@ -85,21 +85,17 @@ def test_m3_to_the_letter_slows_down() -> None:
 
 
 @pytest.mark.parametrize("rule", ["delta_gradient_descent", "delta_gradient_descent_wide"])
-def test_delta_gradient_descent_learns_a_layer(rule: str) -> None:
-    """Least squares by a linear layer; its targets are -Delta, so that it decays along the inputs while they are not met."""
+def test_delta_gradient_descent_goes_half_the_way(rule: str) -> None:
+    """The targets of a layer are -Delta, so that where it rests W x = -Delta = y - W x: it has learned half of y, from any start."""
     made = torch.Generator().manual_seed(2)
-    torch.manual_seed(0)
     x, truth = torch.randn(32, 6, generator=made), torch.randn(3, 6, generator=made)
     layer = torch.nn.Linear(6, 3, bias=False)
     optimizer = nldsl.optimizer(rule, layer, lr=0.1)
-    found = []
-    for _ in range(50):
+    for _ in range(100):
         optimizer.zero_grad()
-        loss = 0.5 * (layer(x) - x @ truth.T).square().sum(1).mean()
-        loss.backward()
-        found.append(float(loss.detach()))
+        (0.5 * (layer(x) - x @ truth.T).square().sum()).backward()
         optimizer.step()
-    assert found[-1] < found[0]
+    torch.testing.assert_close(layer.weight.detach(), truth / 2, rtol=1e-4, atol=1e-4)
 
 
 # --- the toy of Nested Learning ------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def test_a_rule_that_is_linear_in_the_gradient_keeps_its_parallel_form(rule):
     assert {form.name for form in forms.values()} == {"solve"}
 
 
+def test_with_an_offset_the_first_step_is_the_first():
+    _, module, x, wanted = both("adam(0.05)", "every 3 offset 2")
+    assert wanted.isfinite().all()
+    torch.testing.assert_close(module(x), wanted, rtol=1e-10, atol=1e-12)
+
+
 def test_a_slow_learner_counts_its_own_steps():
     """Adam's correction in a memory that changes every third tick is that of its updates, not of the ticks."""
     _, module, x, wanted = both("adam(0.05)", "every 3")

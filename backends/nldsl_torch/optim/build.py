@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -45,12 +45,12 @@ def optimizer(program: Program, rule: str, params: Any, /, **numbers: Any) -> Ru
         NlError: there is no such rule.
         TypeError, ValueError: a number or a tensor does not fit, as with torch's own optimizers.
     """
-    if " by " in rule:
+    if not rule.isidentifier():
         return optimizer_for(program, routes_of(rule, program.top), params, **numbers)
     known = program.rule(rule)
-    structure = {k: int(v) for k, v in numbers.items() if k in known.structure}
+    _known_numbers(rule, {h.name for h in known.hypers} | set(known.structure), numbers)
+    structure = {k: _whole(k, v) for k, v in numbers.items() if k in known.structure}
     made = optimizer_class(program, rule, structure)
-    _known_numbers(program, rule, known, numbers)
     model = params if isinstance(params, nn.Module) else None
     given = list(params.named_parameters()) if isinstance(params, nn.Module) else params
     found = made(given, **{k: v for k, v in numbers.items() if k not in structure})
@@ -60,12 +60,13 @@ def optimizer(program: Program, rule: str, params: Any, /, **numbers: Any) -> Ru
 
 def optimizer_for(program: Program, routes: Iterable[Route], model: Any, /, **options: Any) -> RuleOptimizer:
     """One optimizer of a model whose parameters go to several rules; see `nldsl_torch.optim.routing`."""
+    _known_numbers("", set(), options)
     found = assign(model, tuple(routes))
     rules: dict[str, Rule] = {}
     groups = found.groups()
     for group in groups:
         name, fixed = group["rule"], program.rule(group["rule"]).structure
-        structure = {k: int(group.pop(k)) for k in fixed if k in group}
+        structure = {k: _whole(k, group.pop(k)) for k in fixed if k in group}
         other = ", ".join(f"{k}={v}" for k, v in structure.items() if v != fixed[k])
         group["rule"] = f"{name}({other})" if other else name
         rules[group["rule"]] = program.rule(name, **structure)
@@ -101,14 +102,20 @@ def revive(source: str, default: str) -> RuleOptimizer:
     return found
 
 
-def _known_numbers(program: Program, name: str, rule: Rule, numbers: Mapping[str, Any]) -> None:
-    """A misspelled number is told with the names there are."""
-    names = {h.name for h in rule.hypers} | set(rule.structure)
-    for number in numbers:
+def _known_numbers(rule: str, names: Collection[str], given: Iterable[str]) -> None:
+    """A misspelled number is told with the names there are; those of routes stand in the routes."""
+    for number in given:
         if number not in names and number not in OPTIONS:
-            near = did_you_mean(number, names | set(OPTIONS))
-            raise NlError(Diagnostic("NL805", f"the rule `{name}` has no number `{number}`", expected=", ".join(sorted(names)),
-                                     found=f"`{number}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
+            near = did_you_mean(number, {*names, *OPTIONS})
+            what = f"the rule `{rule}` has no number `{number}`" if rule else f"`{number}` is no option of an optimizer made from routes"
+            raise NlError(Diagnostic("NL805", what, expected=", ".join(sorted(names or OPTIONS)), found=f"`{number}`",
+                                     help=f"did you mean `{near}`?" if near else None if rule else f"a route says it: RULE({number} = ...)"))  # fmt: skip
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value or value < 0:
+        raise ValueError(f"Invalid {name} value: {value}: it fixes what is compiled and is a whole number, at least 0")
+    return int(value)
 
 
 def _listen(optimizer: RuleOptimizer, model: nn.Module | None) -> None:

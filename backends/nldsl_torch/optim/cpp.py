@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nldsl.core import Atom, Equation, Num
-from nldsl.lower.rewrite import number
+from nldsl.lower.numbers import number
 
 RESERVED = frozenset(
     """T maximum minimum sign auto bool break case catch char class const continue default delete do double else enum extern

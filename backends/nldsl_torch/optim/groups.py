@@ -33,17 +33,21 @@ def _check_options(group: Mapping[str, Any]) -> None:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if group.get("fused") and group.get("differentiable"):
         raise RuntimeError("`fused` does not support `differentiable`")
+    for name in ("maximize", "differentiable", "capturable", "foreach", "fused"):
+        if not isinstance(group.get(name), bool | None):
+            raise TypeError(f"Invalid {name} value: {group[name]!r}: True or False")
     over = group.get("over", "sum")
     for name in ("every", "split"):
         value = group.get(name, 1)
-        if isinstance(value, bool) or int(value) != value or value < 1:
-            raise ValueError(f"Invalid {name} value: {value}")
+        if isinstance(value, bool) or not isinstance(value, Real) or not 1 <= float(value) < 2**53 or float(value) % 1:
+            raise ValueError(f"Invalid {name} value: {value!r}: a whole number, at least 1")
     if over not in ("sum", "mean"):
         raise ValueError(f"Invalid over value: {over!r}: 'sum' or 'mean'")
 
 
 def _check_hypers(program: Program, group: Mapping[str, Any]) -> None:
     """Values that no schedule makes sense of, in the words torch has for them."""
+    periods = {period for period, _ in program.clocks}
     for name, default in program.hypers:
         value = group.get(name, default)
         if value is None:
@@ -57,19 +61,21 @@ def _check_hypers(program: Program, group: Mapping[str, Any]) -> None:
         if isinstance(default, Real) and isinstance(value, tuple | list):
             raise TypeError(f"Invalid {name} value: {value!r} is not a number")
         for i, v in enumerate(value if isinstance(value, tuple | list) else (value,)):
-            if not _number(v):
+            if not _is_number(v):
                 raise TypeError(f"Invalid {name} value: {v!r} is not a number")
             if isinstance(v, Tensor) and v.device.type != "cpu":
                 continue  # reading it would wait for the device
             if name in AT_LEAST_ZERO and not v >= 0.0:
                 raise ValueError(f"Invalid {AT_LEAST_ZERO[name]}: {v}")
+            if name in periods and not (float(v).is_integer() and v >= 1):
+                raise ValueError(f"Invalid {name} value: {v}: a period is a whole number of steps, at least 1")
             if name == "betas" and not 0.0 <= v < 1.0:
                 raise ValueError(f"Invalid beta parameter at index {i}: {v}")
             if name == "rho" and not 0.0 <= v <= 1.0:
                 raise ValueError(f"Invalid rho value: {v}")
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real | Tensor)  # those of numpy are real
 
 
@@ -135,6 +141,21 @@ def by_name(saved: dict[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[
             group = {**group, "params": [place[n] for n in wanted], "param_names": list(wanted)}
         found.append(group)
     return {**saved, "param_groups": [*found, *saved["param_groups"][len(found) :]]}
+
+
+def check_states(states: Mapping[Tensor, Mapping[str, Any]], programs: Mapping[str, Program], groups: Sequence[Mapping[str, Any]]) -> None:
+    """A loaded state is of the rule it is loaded into."""
+    for group in groups:
+        if group["rule"] not in programs:
+            raise ValueError(f"this is the state of the rule {group['rule']!r}, and this optimizer has {', '.join(programs)}")
+        for p in group["params"]:
+            program, found = route(programs, group["rule"], dimensions(p, group)), set(states.get(p, ())) - {"step", "tick", "grad_sum"}
+            if program is None or not found:
+                continue
+            known = {s.name for v in program.variants.values() for s in v.states}
+            if not found & known:
+                raise ValueError(f"this is the state of another optimizer: it has {', '.join(sorted(found))}, and {program.name} keeps"
+                                 f" {', '.join(sorted(known)) or 'nothing'}")  # fmt: skip
 
 
 def number_names(programs: Mapping[str, Program]) -> set[str]:

@@ -9,7 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nldsl_torch.optim.groups import OPTIONS, by_name, check_group, dimensions, exact_values, number_names, route, seen
+from nldsl_torch.optim.groups import (
+    OPTIONS,
+    by_name,
+    check_group,
+    check_states,
+    dimensions,
+    exact_values,
+    number_names,
+    route,
+    seen,
+)
 from nldsl_torch.optim.perform import derived
 from nldsl_torch.optim.program import Program
 from nldsl_torch.optim.table import Provider, Table, check_gradients, ensure, gathers
@@ -97,6 +107,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             saved = (k for g in self._incoming["param_groups"] for k in g["params"])
             owners = dict(zip(saved, (p for g in self.param_groups for p in g["params"])))
             exact_values(self.state, self._incoming["state"], owners, number_names(self.programs))
+            check_states(self.state, self.programs, self.param_groups)
 
     def __reduce__(self) -> tuple[Any, ...]:
         make, args = self.revive or (copyreg.__newobj__, (type(self),))  # type: ignore[attr-defined]

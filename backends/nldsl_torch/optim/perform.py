@@ -1,4 +1,4 @@
-"""One step of a rule on one tensor: torch operations, with native passes where the arrays allow them."""
+"""One step of a rule on one tensor: torch operations, with passes in C++ or Triton where the arrays allow them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nldsl_torch.optim.accelerator import triton_pass, usable
 from nldsl_torch.optim.groups import seen
 from nldsl_torch.optim.native import STORAGE, kernel
 from nldsl_torch.optim.program import Segment, State, Tick
@@ -17,7 +18,10 @@ ORDINARY = (Tensor, torch.nn.Parameter)
 LOW = (torch.float16, torch.bfloat16)
 STREAMS = ("g", "x", "delta")  # arrays that a step reads and never writes
 
-ACCUMULATE = Segment("accumulate", ("grad_sum", "g"), ("grad_sum",), (), lambda total, g: (total + g,), "const T new_grad_sum = grad_sum + g;")
+ACCUMULATE = Segment(
+    "accumulate", ("grad_sum", "g"), ("grad_sum",), (), lambda total, g: (total + g,),
+    kernel="const T new_grad_sum = grad_sum + g;", triton="new_grad_sum = grad_sum + g",
+)  # fmt: skip
 
 
 def dense(t: Tensor) -> bool:
@@ -42,8 +46,8 @@ def aligned(a: Tensor, b: Tensor) -> bool:
 
 
 def plain(t: Tensor) -> bool:
-    """An ordinary tensor in memory of the CPU whose bytes are its values."""
-    return type(t) in ORDINARY and t.is_cpu and t.layout is torch.strided and not (t.is_neg() or t.is_conj())
+    """An ordinary tensor whose bytes are its values, in memory that a pass can run over."""
+    return type(t) in ORDINARY and (t.is_cpu or usable(t.device)) and t.layout is torch.strided and not (t.is_neg() or t.is_conj())
 
 
 def first_value(state: State, w: Tensor, h: Mapping[str, Any], device: torch.device | None, split: int = 1) -> Tensor:
@@ -87,12 +91,22 @@ class Runner:
                 dtype = max((a.dtype for a in arrays), key=lambda d: d.itemsize)
                 dtypes = [torch.bfloat16 if name in segment.rounded else dtype for name in segment.writes]
                 wanted = [torch.empty_like(first, dtype=d) if o is None else o for o, d in zip(outputs, dtypes)]
-                made = kernel(segment, tuple(a.dtype for a in [*arrays, *wanted]))
-                if made is not None:
-                    made.once([*arrays, *wanted], 1.0, numbers_in(scalars), self.threads)
+                if passed(segment, [*arrays, *wanted], scalars, self.threads):
                     return tuple(wanted)
         function = fused(segment.function) if self.compile else segment.function
         return function(*arrays, *scalars)
+
+
+def passed(segment: Segment, tensors: Sequence[Tensor], scalars: Sequence[Any], threads: int) -> bool:
+    """Whether a pass ran over these tensors."""
+    dtypes, device = tuple(t.dtype for t in tensors), tensors[0].device
+    if usable(device):
+        found = triton_pass(segment, dtypes)
+        return found is not None and all(t.device == device for t in tensors) and found.once(tensors, 1.0, scalars)
+    made = kernel(segment, dtypes)
+    if made is not None:
+        made.once(tensors, 1.0, numbers_in(scalars), threads)
+    return made is not None
 
 
 def evaluate(tick: Tick, arrays: Mapping[str, Tensor], scalars: Mapping[str, Any], run: Runner) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class State:
 
 @dataclass(frozen=True)
 class Segment:
-    """One entrywise pass: the same map as an eager function and as C++ statements of one element."""
+    """One entrywise pass: the same map as an eager function, as C++ statements of one element and as Triton statements of a block."""
 
     name: str
     reads: tuple[str, ...]
@@ -31,6 +31,7 @@ class Segment:
     function: Callable[..., tuple[Any, ...]]  # (*reads, *scalars) -> writes, out of place
     kernel: str  # reads and scalars are `const T NAME`; each write is left in `new_NAME`
     rounded: tuple[str, ...] = ()  # writes that are bfloat16
+    triton: str = ""  # reads and scalars have names; each write is left in `new_NAME`; empty where an operation has no Triton
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Program:
         for name, default in self.hypers:
             value = group.get(name, default)
             if isinstance(value, tuple | list):
-                found.update({f"{name}.{i}": _number(v, exact) for i, v in enumerate(value)})
+                found.update({f"{name}.{i}": _as_float(v, exact) for i, v in enumerate(value)})
             else:
-                found[name] = _number(value, exact)
+                found[name] = _as_float(value, exact)
         return found
 
     def variant(self, group: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -97,7 +98,7 @@ class Program:
         return self.accepts == "any" or dimensions == {"vector": 1, "matrix": 2}[self.accepts]
 
 
-def _number(value: Any, exact: bool) -> Any:
+def _as_float(value: Any, exact: bool) -> Any:
     """A hyper-parameter as a float, unless it lives where reading it would wait for a device."""
     if hasattr(value, "detach"):  # numbers of numpy have a device too
         return value if not exact or value.device.type != "cpu" else float(value.detach())

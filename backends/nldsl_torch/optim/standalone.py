@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("../matrices", "numbers", "program", "native", "probe", "groups", "perform", "table", "optimizer")
+PARTS = ("../matrices", "numbers", "program", "native", "accelerator", "probe", "groups", "perform", "table", "optimizer")
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nldsl_torch.optim.accelerator import BlockMap, TritonLaunch, capturing, triton_pass, usable
 from nldsl_torch.optim.groups import dimensions, route, seen
 from nldsl_torch.optim.native import STORAGE, Kernel, kernel
 from nldsl_torch.optim.perform import ACCUMULATE, aligned, dense, first_value, numbers_in, perform, plain
@@ -89,7 +90,9 @@ class Bucket:
         self.numbers = {name: Dial(owners, name, float(owners[0][name]), exact, self.device) for name in numbers}
         self.tick = Dial(owners, "tick", float(owners[0]["tick"]), torch.float64, None) if gathers(owners[0], group) else None
         self.dials = [self.step, *self.numbers.values(), *([self.tick] if self.tick else [])]
-        self.launches: dict[tuple[Segment, str], Launch | None] = {}
+        self.launches: dict[tuple[Segment, str], Launch | TritonLaunch | None] = {}
+        self.place = p.device
+        self.blocks: BlockMap | None = None  # of an accelerator
         if native:
             unit = 2 if p.is_complex() else 1
             self.ends = array("q", [0])
@@ -137,9 +140,8 @@ class Bucket:
             if f"new {name}" in scalars:
                 dial.set(scalars[f"new {name}"])
         launch = self.launch(tick.segment, source) if self.native and tick.segment is not None else None
-        if launch is not None and tick.segment is not None:
-            launch.run(self.ends, sign, numbers_in([scalars[n] for n in tick.segment.scalars]), threads)
-        else:
+        ran = launch is not None and tick.segment is not None and launch.run(self.ends, sign, [scalars[n] for n in tick.segment.scalars], threads)
+        if not ran:
             self._each(tick, scalars, sign, source, threads, providers)
         del held
         if self.native:
@@ -161,8 +163,7 @@ class Bucket:
 
     def _accumulate(self, threads: int) -> None:
         launch = self.launch(ACCUMULATE, "g") if self.native else None
-        if launch is not None:
-            launch.run(self.ends, 1.0, (), threads)
+        if launch is not None and launch.run(self.ends, 1.0, (), threads):
             return
         for row in self.rows:
             row.state["grad_sum"].add_(row.parameter.grad)
@@ -179,13 +180,26 @@ class Bucket:
             self.pointers["g"][i] = g.data_ptr()
         return held
 
-    def launch(self, segment: Segment, source: str) -> Launch | None:
+    def launch(self, segment: Segment, source: str) -> Launch | TritonLaunch | None:
         """The pass of all parameters; `source` is the array that the rule reads as `g`."""
         if (segment, source) not in self.launches:
+            if capturing(self.place):  # a table is sent to the device before
+                return None
             names = segment.reads + segment.writes
-            made = kernel(segment, (self.dtype,) * len(names)) if all(map(self._entrywise, names)) else None
-            self.launches[segment, source] = None if made is None else Launch(made, [self._array(n, source) for n in names])
+            self.launches[segment, source] = self._launch(segment, names, source) if all(map(self._entrywise, names)) else None
         return self.launches[segment, source]
+
+    def _launch(self, segment: Segment, names: tuple[str, ...], source: str) -> Launch | TritonLaunch | None:
+        dtypes = (self.dtype,) * len(names)
+        if not usable(self.place):
+            made = kernel(segment, dtypes)
+            return None if made is None else Launch(made, [self._array(n, source) for n in names])
+        found = triton_pass(segment, dtypes)
+        if found is None:
+            return None
+        self.blocks = self.blocks or BlockMap(self.ends, self.place)
+        moving = names.index("g") if source == "g" and "g" in names else None
+        return TritonLaunch(found, [self._array(n, source) for n in names], moving, self.blocks)
 
     def _entrywise(self, name: str) -> bool:
         checked = name in ("w", "g", "grad_sum") or any(s.name == name and s.kind == "like" for s in self.variant.states)
@@ -205,9 +219,10 @@ class Launch:
         self.kernel, self.arrays = made, arrays
         self.rows = array("Q", [a.buffer_info()[0] for a in arrays])
 
-    def run(self, ends: array[int], scale: float, scalars: Sequence[float], threads: int) -> None:
+    def run(self, ends: array[int], scale: float, scalars: Sequence[Any], threads: int) -> bool:
         """The pass over all tensors."""
-        self.kernel.run(ends, self.rows, ends[-1], scale, scalars, threads)
+        self.kernel.run(ends, self.rows, ends[-1], scale, numbers_in(scalars), threads)
+        return True
 
 
 class Table:
@@ -332,7 +347,7 @@ def gathers(state: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
 
 def _follows(value: Tensor, p: Tensor) -> bool:
     """Whether a state can be in the table of its parameter."""
-    return plain(value) and value.dtype == p.dtype and aligned(value, p)
+    return plain(value) and value.dtype == p.dtype and value.device == p.device and aligned(value, p)
 
 
 def check_gradients(parameters: Iterable[Tensor], name: str) -> None:

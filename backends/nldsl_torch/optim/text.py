@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type
 from nldsl.dims import Dim
-from nldsl.lower.rewrite import number as constant
+from nldsl.lower.numbers import number as constant
 from nldsl.names import identifier
 from nldsl.vocabulary import is_number
 from nldsl_torch import ops
 from nldsl_torch.body import Body, Names
-from nldsl_torch.optim import cpp
+from nldsl_torch.optim import cpp, tl
 
 HELPERS = "_abs _addmm _div _exp _identity _log _max _min _norm _pow _sigmoid _sign _sqrt _tanh _where".split()
 MATRICES = "eigenvectors matmul matrix_power solve".split()
@@ -62,7 +62,7 @@ def short(name: str) -> str:
     if name == "w":
         return name
     text = identifier(name.removeprefix("w."))
-    return f"{text}_" if text in OWN or text in ("w", "g", "x", "delta") else text
+    return f"{text}_" if text in OWN or text in ("w", "g", "x", "delta") or text.startswith(("new_", "nl_")) else text
 
 
 def dim_text(dim: Dim, names: Mapping[str, str]) -> str:
@@ -184,4 +184,14 @@ class Statements(Body):
         return [f"const T {line};" for line in self.lines if not line.startswith("#")]
 
 
-__all__ = ["HELPERS", "MATRICES", "OWN", "RuleBody", "RuleNames", "Statements", "dim_text", "pretty", "short"]
+class Blocks(Statements):
+    """The Triton statements of a pass; none where an operation has no Triton."""
+
+    def expression(self, e: Equation) -> str:
+        return tl.expression(e, self.text) if tl.writes(e) else ""
+
+    def statements(self) -> list[str]:
+        return [line for line in self.lines if not line.startswith("#")]
+
+
+__all__ = ["HELPERS", "MATRICES", "OWN", "Blocks", "RuleBody", "RuleNames", "Statements", "dim_text", "pretty", "short"]

@@ -1,4 +1,4 @@
-"""The steps of a rule as text: a prologue of numbers, passes with their C++, and a function of torch operations."""
+"""The steps of a rule as text: a prologue of numbers, passes with their C++ and Triton, and a function of torch operations."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from nldsl.lower.segments import Segment, Step, Whole, low_precision
 from nldsl.names import identifier
 from nldsl.vocabulary import is_number
 from nldsl_torch.body import RESERVED
+from nldsl_torch.optim import tl
 from nldsl_torch.optim.reuse import reuse_names
-from nldsl_torch.optim.text import HELPERS, OWN, RuleBody, RuleNames, Statements, short
+from nldsl_torch.optim.text import HELPERS, OWN, Blocks, RuleBody, RuleNames, Statements, short
 
 WIDTH = 130
 
@@ -85,6 +86,15 @@ class TickWriter:
         self.read[name] = None
         return key
 
+    def _steps(self, count: Equation) -> str:
+        """The number of the step, or of those at which a slow memory has changed."""
+        memory, offset = count.attr("memory"), count.attr("offset", 0)
+        if memory is None or count.attr("every", 1) == 1:
+            return "t"
+        period = self.rule.plan.rule.periods[memory]
+        every = f'h["{period}"]' if isinstance(period, str) else str(period)
+        return f"((t - {offset}) // {every} + 1)" if offset else f"(t // {every})"
+
     def _prologue(self) -> str:
         changed = [e.name for e in self.tick.prologue if e.name in self.states]
         for name in changed:
@@ -98,7 +108,7 @@ class TickWriter:
             if name in defined and name not in wanted:
                 wanted.add(name)
                 stack += [a.name for a in defined[name].args if isinstance(a, Ref)]
-        given |= {n: "t" for n in wanted if defined[n].op == "count"}
+        given |= {n: self._steps(defined[n]) for n in wanted if defined[n].op == "count"}
         equations = [e for e in self.tick.prologue if e.name in wanted and e.name not in given]
         body = RuleBody(self.names, self.types, equations, [n for n in self.read if n in defined and n not in given], given)
         body.cautious = self.cautious
@@ -125,7 +135,7 @@ class TickWriter:
         scalars = {n: late.get(n) or identifier(self._scalar(n)) for n in s.scalars}
         given = reads | scalars
         texts: list[list[str]] = []
-        for kind in (RuleBody, Statements):
+        for kind in (RuleBody, Statements, Blocks):
             local = RuleNames({n: f"new_{a}" for n, a in writes.items()}, frozenset(self.reserved | set(given.values())), self.types)
             body = kind(local, self.types, s.equations, s.writes, given)
             if isinstance(body, RuleBody):
@@ -134,19 +144,21 @@ class TickWriter:
             for e in s.equations:
                 body.equation(e)
             texts.append(body.lines if isinstance(body, RuleBody) else body.statements())
-        lines, kernel = texts
+        lines, kernel, triton = texts
         arguments = ", ".join([*reads.values(), *scalars.values()])
         results = ", ".join(f"new_{a}" for a in writes.values())
         function = "\n".join([*wrapped(f"def NAME({arguments}):", 8), *(f"    {line}" for line in lines),
                               f"    return {results if len(writes) > 1 else f'({results},)'}"])  # fmt: skip
         made = self.rule.define("function", f"{self.name}_pass", function)
         halves = tuple(writes[e.name] for e in s.equations if e.op == "bfloat16")
-        rounded = [f"    rounded={halves!r},"] if halves else []
+        more = [f"    rounded={halves!r},"] if halves else []
+        if all(tl.writes(e) for e in s.equations):
+            more += ['    triton="""', *(f"        {line}" for line in triton), '    """,']
         text = [
             "NAME = Segment(", '    "NAME",',
             *wrapped(f"    reads={tuple(reads.values())!r},", 8), *wrapped(f"    writes={tuple(writes.values())!r},", 8),
             *wrapped(f"    scalars={tuple(scalars.values())!r},", 8), f"    function={made},", '    kernel="""',
-            *(f"        {line}" for line in kernel), '    """,', *rounded, ")",
+            *(f"        {line}" for line in kernel), '    """,', *more, ")",
         ]  # fmt: skip
         return self.rule.define("value", made.upper(), "\n".join(text) + "\n")
 
