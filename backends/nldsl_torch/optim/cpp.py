@@ -36,6 +36,9 @@ def expression(e: Equation, text: Callable[[Atom], str]) -> str:
     args = [literal(number(a) or 0.0) if isinstance(a, Num) else text(a) for a in (e.args[:1] if e.op == "fill" else e.args)]
     if e.op in INFIX:
         return f"{args[0]} {INFIX[e.op]} {args[1]}"
+    if e.op in ("max", "min") and any(isinstance(a, Num) for a in e.args):  # one comparison; a NaN stays one
+        known, other = (args[0], args[1]) if isinstance(e.args[0], Num) else (args[1], args[0])
+        return f"({other} {'<' if e.op == 'max' else '>'} {known} ? {known} : {other})"
     if e.op == "pow":
         return _power(args[0], e.args[1], args[1])
     return FUNCTIONS[e.op].format(*args)
@@ -56,4 +59,4 @@ def _power(base: str, exponent: Atom, text: str) -> str:
 
 def repeats(e: Equation, position: int) -> bool:
     """Whether the C++ of an equation holds an argument more than once, or takes names only."""
-    return e.op in ("silu", "softplus", "gelu") or (e.op == "pow" and position == 0 and number(e.args[1]) in (2.0, 3.0))
+    return e.op in ("silu", "softplus", "gelu", "max", "min") or (e.op == "pow" and position == 0 and number(e.args[1]) in (2.0, 3.0))

@@ -63,6 +63,13 @@ int nl_same_state(PyObject* state, PyObject* owners, PyObject* parts, PyObject* 
 typedef int32_t (*nl_getter)(const void* tensor, void* answer);
 static nl_getter nl_data_ptr, nl_numel, nl_is_contiguous, nl_dtype, nl_layout;
 static int32_t nl_strided;
+static nl_size nl_offset = 0;  // of the handle in the object of a tensor, in words; 0 where it is not known
+
+void nl_find(PyObject* tensor, uint64_t handle) {
+    const uint64_t* words = reinterpret_cast<const uint64_t*>(tensor);
+    nl_offset = 0;
+    for (nl_size i = 2; i < 5; ++i) if (words[i] == handle) { nl_offset = i; return; }
+}
 
 void nl_connect(const nl_getter* getters, int32_t strided) {
     nl_data_ptr = getters[0], nl_numel = getters[1], nl_is_contiguous = getters[2], nl_dtype = getters[3], nl_layout = getters[4];
@@ -79,10 +86,15 @@ struct nl_row { uint64_t pointer; int64_t numel; int32_t dtype; };
 
 // where a tensor's entries are; false for one that is not contiguous
 static bool nl_look(PyObject* tensor, PyObject* cdata, nl_row* row) {
-    PyObject* found = PyObject_GetAttr(tensor, cdata);
-    if (!found) { PyErr_Clear(); return false; }
-    const uint64_t handle = PyLong_AsUnsignedLongLong(found);
-    Py_DecRef(found);
+    uint64_t handle;
+    if (nl_offset) {
+        handle = reinterpret_cast<const uint64_t*>(tensor)[nl_offset];
+    } else {
+        PyObject* found = PyObject_GetAttr(tensor, cdata);
+        if (!found) { PyErr_Clear(); return false; }
+        handle = PyLong_AsUnsignedLongLong(found);
+        Py_DecRef(found);
+    }
     int32_t layout = -1;
     bool contiguous = false;
     return handle && !nl_layout(&handle, &layout) && layout == nl_strided && !nl_is_contiguous(&handle, &contiguous) && contiguous
@@ -156,6 +168,9 @@ def probe() -> Any:
     p = torch.zeros(3)
     p.grad = torch.ones(3)
     ends, here, there = array("q", [0, 3]), array("Q", [p.data_ptr()]), array("Q", [0])
+    found.nl_find.argtypes, found.nl_find.restype = [one, ctypes.c_uint64], None
+    for t in (torch.nn.Parameter(p), p.grad, p):
+        found.nl_find(t, t._cdata)
     found.nl_take_rows([p], NAMES, Tensor, *(a.buffer_info()[0] for a in (ends, here, there)))
     return found if there[0] == p.grad.data_ptr() else None
 
@@ -182,10 +197,13 @@ def same_state(state: dict[Any, Any], owners: list[Any], parts: list[Any], value
 
 
 class Places:
-    """Where tensors have their entries: `t.data = other` moves them and leaves the object. The tensors have to be kept alive."""
+    """Where tensors have their entries: `t.data = other` moves them and leaves the object. The tensors have to be kept alive.
+
+    Views of one entry are numbers that live in an arena: no pass reads them.
+    """
 
     def __init__(self, values: list[Any]) -> None:
-        self.tensors = [v for v in values if type(v) is Tensor and v.layout is torch.strided]
+        self.tensors = [v for v in values if type(v) is Tensor and v.layout is torch.strided and (v.dim() or v._base is None)]
         self.handles = array("Q", [t._cdata for t in self.tensors])
         self.pointers = array("Q", map(Tensor.data_ptr, self.tensors))
 
