@@ -5,7 +5,8 @@
     python benchmarks/optimizers.py --device cuda
 
 Before anything is timed, each rule is compared with its counterpart over three steps; a ratio is printed only when they
-agree. Then both alternate in one process, step by step, so that each finds the cache full of the other. Times are the least and the median of many steps with the gradients in place.
+agree. Then both alternate in one process, step by step, so that each finds the cache full of the other. Times are the
+least and the median of many steps with the gradients in place.
 
 adamw    one tensor of 10M entries, 198 tensors of a small GPT (23M), 2,000 tensors of 128, against `fused=True`
 floor    entrywise rules, one of them written here, against their floor: 4 bytes for every entry of every array read or

@@ -75,6 +75,20 @@ def test_the_state_of_another_rule_is_refused():
         nldsl.optimizer("adamw", [p]).load_state_dict(theirs.state_dict())
 
 
+def test_a_word_of_another_optimizer_is_not_lost_silently():
+    p = nn.Parameter(torch.ones(3, 2))
+    p.grad = torch.ones(3, 2)
+    theirs = torch.optim.Muon([p], adjust_lr_fn="match_rms_adamw")
+    theirs.step()
+    with pytest.warns(UserWarning, match="adjust_lr_fn = 'match_rms_adamw'"):
+        nldsl.optimizer("muon", [p]).load_state_dict(theirs.state_dict())
+    ours = nldsl.optimizer("muon", [p])
+    ours.step()
+    theirs.load_state_dict(ours.state_dict())
+    theirs.param_groups[0]["adjust_lr_fn"] = None
+    theirs.step()
+
+
 def test_names_of_a_standalone_file_do_not_meet():
     """The parts of the runtime become one file: a name stands for one thing in all of them."""
     home: dict[str, str] = {}

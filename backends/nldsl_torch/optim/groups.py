@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -146,6 +147,9 @@ def by_name(saved: dict[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[
 def check_states(states: Mapping[Tensor, Mapping[str, Any]], programs: Mapping[str, Program], groups: Sequence[Mapping[str, Any]]) -> None:
     """A loaded state is of the rule it is loaded into."""
     for group in groups:
+        words = [k for k, v in group.items() if isinstance(v, str) and k not in ("rule", "over")]
+        if words:
+            warnings.warn(f"this checkpoint has {words[0]} = {group[words[0]]!r}, which means nothing to {group['rule']}", stacklevel=4)
         if group["rule"] not in programs:
             raise ValueError(f"this is the state of the rule {group['rule']!r}, and this optimizer has {', '.join(programs)}")
         for p in group["params"]:
