@@ -75,6 +75,12 @@ def test_the_state_of_another_rule_is_refused():
         nldsl.optimizer("adamw", [p]).load_state_dict(theirs.state_dict())
 
 
+def test_an_embedding_given_to_a_rule_of_matrices_is_told():
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4, bias=False))
+    with pytest.warns(UserWarning, match=r"`0.weight` for a matrix.*matrices by muon"):
+        nldsl.optimizer("muon", model)
+
+
 def test_a_word_of_another_optimizer_is_not_lost_silently():
     p = nn.Parameter(torch.ones(3, 2))
     p.grad = torch.ones(3, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,7 @@ from nldsl_torch.build import load_module
 from nldsl_torch.optim.groups import OPTIONS, dimensions, route
 from nldsl_torch.optim.layers import providers
 from nldsl_torch.optim.optimizer import RuleOptimizer
-from nldsl_torch.optim.routing import assign
+from nldsl_torch.optim.routing import RouteWarning, assign, parts
 from nldsl_torch.optim.source import class_name, rules_source
 from nldsl_torch.optim.standalone import standalone_imports
 
@@ -52,6 +53,11 @@ def optimizer(program: Program, rule: str, params: Any, /, **numbers: Any) -> Ru
     structure = {k: _whole(k, v) for k, v in numbers.items() if k in known.structure}
     made = optimizer_class(program, rule, structure)
     model = params if isinstance(params, nn.Module) else None
+    if model is not None and known.accepts == "matrix":
+        tables = [p.names[0] for p in parts(model) if p.linear and {"embedding", "head"} & set(p.roles)]
+        if tables:
+            warnings.warn(f"{rule} takes `{tables[0]}` for a matrix, and it is a table of rows, one a class: `matrices by {rule}(...), "
+                          "rest by adamw()` leaves it out", RouteWarning, stacklevel=3)  # fmt: skip
     given = list(params.named_parameters()) if isinstance(params, nn.Module) else params
     found = made(given, **{k: v for k, v in numbers.items() if k not in structure})
     _listen(found, model)
