@@ -119,20 +119,18 @@ def adamw(bench: Bench) -> None:
             show("the same, ten steps a turn", bench.race(steps, bench.repeats * 4, turn=10))
 
 
-def stream(bench: Bench, reads: int, writes: int, entries: int) -> Callable[[], object]:
-    """A pass that reads so many arrays, writes so many of them, and does one addition each."""
-    names = [f"a{i}" for i in range(reads)]
-    total = " + ".join(names)
-    kernel = "\n".join([f"const T total = {total};", *(f"const T new_{n} = {n} + total * c;" for n in names[:writes])])
+def stream(bench: Bench, pattern: Segment, arrays: dict[str, Tensor]) -> Callable[[], object]:
+    """A pass over the arrays of another one, with the same reads and writes, that does one addition an array and changes nothing."""
+    total = " + ".join(pattern.reads)
+    kernel = "\n".join([f"const T nothing = ({total}) * c;", *(f"const T new_{n} = {n} + nothing;" for n in pattern.writes)])
 
     def eager(*values: Tensor) -> tuple[Tensor, ...]:
-        *arrays, c = values
-        total = sum(arrays)
-        return tuple(a + total * c for a in arrays[:writes])
+        *given, c = values
+        nothing = sum(given) * c
+        return tuple(given[pattern.reads.index(n)] + nothing for n in pattern.writes)
 
-    segment = Segment(f"stream_{reads}_{writes}", tuple(names), tuple(names[:writes]), ("c",), eager, kernel)
-    arrays = {n: torch.zeros(entries, device=bench.device) for n in names}
-    return lambda: one_pass(bench, segment, arrays, (1e-9,))
+    segment = Segment(f"stream_{pattern.name}", pattern.reads, pattern.writes, ("c",), eager, kernel)
+    return lambda: one_pass(bench, segment, arrays, (0.0,))
 
 
 def one_pass(bench: Bench, segment: Segment, arrays: dict[str, Tensor], scalars: tuple[float, ...]) -> tuple[Tensor, ...]:
@@ -151,23 +149,28 @@ def floor(bench: Bench) -> None:
         rule.step()
         variant = rule.programs[name].variants[rule.programs[name].variant(rule.param_groups[0])]
         segment = variant.ticks[0].segment
-        assert segment is not None
-        race_floor(bench, f"{name}, 10M", rule.step, [segment], p.numel())
+        assert segment is not None and p.grad is not None
+        arrays = {"w": p.detach(), "g": p.grad, **{k: v for k, v in rule.state[p].items() if k != "step"}}
+        race_floor(bench, f"{name}, 10M", rule.step, [(segment, arrays)])
     (p,) = bench.parameters(LARGE)
     race_floor(bench, "m3, its entrywise body, 10M", *m3_passes(bench, p))
 
 
-def race_floor(bench: Bench, name: str, step: Callable[[], object], segments: list[Segment], entries: int) -> None:
-    counts = [(len(s.reads), len(s.writes)) for s in segments]
-    streams = [stream(bench, r, w, entries) for r, w in counts]
+Passes = list[tuple[Segment, dict[str, Tensor]]]
+
+
+def race_floor(bench: Bench, name: str, step: Callable[[], object], passes: Passes) -> None:
+    """A step against passes over its own arrays: where these lie in memory is the same for both."""
+    streams = [stream(bench, segment, arrays) for segment, arrays in passes]
     for run in streams:
         run()
     found = bench.race({"floor": lambda: [run() for run in streams], "nldsl": step})
-    arrays = sum(r + w for r, w in counts)
-    show(name, found, f"{4 * arrays} bytes an entry, {4 * arrays * entries / found['floor'][0] / 1e6:.1f} GB/s")
+    moved = sum(len(s.reads) + len(s.writes) for s, _ in passes)
+    entries = passes[0][1]["w" if "w" in passes[0][1] else passes[0][0].reads[0]].numel()
+    show(name, found, f"{4 * moved} bytes an entry, {4 * moved * entries / found['floor'][0] / 1e6:.1f} GB/s")
 
 
-def m3_passes(bench: Bench, p: nn.Parameter) -> tuple[Callable[[], object], list[Segment], int]:
+def m3_passes(bench: Bench, p: nn.Parameter) -> tuple[Callable[[], object], Passes]:
     """The entrywise passes of a step of M3 over its own arrays, without the scaling before its matrix products."""
     program = nldsl.optimizer_class("m3").programs["m3"]
     tick = program.variants[()].ticks[0]
@@ -182,7 +185,7 @@ def m3_passes(bench: Bench, p: nn.Parameter) -> tuple[Callable[[], object], list
     arrays = {"w": p.detach(), "g": p.grad} | {s.name: torch.zeros_like(p.detach()) for s in program.variants[()].states}
     tick.function(arrays, tick.prologue(2.0, program.numbers({})), record)
     body = [each for each in found if set(each[0].writes) <= arrays.keys()]
-    return lambda: [one_pass(bench, *each) for each in body], [s for s, _, _ in body], p.numel()
+    return lambda: [one_pass(bench, *each) for each in body], [(segment, given) for segment, given, _ in body]
 
 
 def muon(bench: Bench) -> None:
