@@ -66,7 +66,7 @@ class Writer:
         flipped = left.startswith("-") and _simple(left[1:])
         left = left[1:] if flipped else left
         head, _, tail = left.partition(" (")
-        product = _simple(head) and tail.endswith(")") and _closes(f"({tail}")
+        product = _simple(head) and tail.endswith(")") and closes(f"({tail}")
         return flipped, f"{scale}{left if product else _bracket(left)} {_bracket(right)}^T"
 
     def vector(self, v: Vector) -> str:
@@ -125,7 +125,7 @@ class Writer:
         bare = text[1:] if negative else text
         if _simple(bare):
             return text
-        bare = bare[1:-1] if bare.startswith("(") and _closes(bare) else bare
+        bare = bare[1:-1] if bare.startswith("(") and closes(bare) else bare
         if bare not in self.where:
             self.where[bare] = next(self.free)
         return ("-" if negative else "") + self.where[bare]
@@ -172,7 +172,7 @@ class Writer:
                 return f"delay({args[0]}, {e.attr('ticks')})"
             case "conv":
                 return f"conv({args[0]}, {e.attr('ticks')})"
-        return f"{e.op}({', '.join(a[1:-1] if a.startswith('(') and _closes(a) else a for a in args)})"
+        return f"{e.op}({', '.join(a[1:-1] if a.startswith('(') and closes(a) else a for a in args)})"
 
 
 def _name(atom: Atom) -> str:
@@ -180,10 +180,10 @@ def _name(atom: Atom) -> str:
 
 
 def _simple(text: str) -> bool:
-    return text.replace("_", "a").replace(".", "0").isalnum() or (text.startswith("delay(") and _closes(text[5:]))
+    return text.replace("_", "a").replace(".", "0").isalnum() or (text.startswith("delay(") and closes(text[5:]))
 
 
-def _closes(text: str) -> bool:
+def closes(text: str) -> bool:
     """Whether the first bracket closes at the end."""
     depth = 0
     for i, char in enumerate(text):
@@ -194,7 +194,7 @@ def _closes(text: str) -> bool:
 
 
 def _bracket(text: str) -> str:
-    return text if _simple(text) or (text.startswith("(") and _closes(text)) else f"({text})"
+    return text if _simple(text) or (text.startswith("(") and closes(text)) else f"({text})"
 
 
 def machine_text(plan: Plan, form: Form) -> list[str]:

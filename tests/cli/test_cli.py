@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nldsl.cli import COMMANDS, run
+from nldsl.cli import COMMANDS
 from nldsl.cli.new import STARTER
 from nldsl.format import format_text
 from nldsl.source import Source
@@ -17,22 +17,7 @@ ROOT = Path(__file__).parents[2]
 GOOD = "block b(d, n = 2) {\n  in x : real[d]\n  param W : d -> d / n\n  out y = W(x)\n}\n"
 BAD = "block b(d) {\n  in x : real[d]\n  out y = z\n}\n"
 WARNS = "block b(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = x\n}\n"
-
-
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Run a command in an empty folder with good.nl, bad.nl and warns.nl: (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    for name, text in (("good.nl", GOOD), ("bad.nl", BAD), ("warns.nl", WARNS)):
-        (tmp_path / name).write_text(text)
-
-    def call(*arguments):
-        code = run(arguments)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return call
+FILES = {"good.nl": GOOD, "bad.nl": BAD, "warns.nl": WARNS}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from nldsl.cli import run
 from nldsl.cli.new import RULE
 from nldsl.explain_rule import explain_rule
 from nldsl.format import format_text
@@ -27,22 +26,7 @@ rule steady(lr = 0.01, beta = 0.9) {
 """
 TWO = OWN + OWN.replace("steady", "other")
 BOTH = OWN + "block b(d) { in x : real[d]  memory S : d -> d { minimize -dot(S(unit(x)), x) by steady() }  out y = S(x) }\n"
-
-
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Run a command in a folder with own.nl, two.nl and both.nl: (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    for name, text in (("own.nl", OWN), ("two.nl", TWO), ("both.nl", BOTH)):
-        (tmp_path / name).write_text(text)
-
-    def call(*arguments):
-        code = run(arguments)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return call
+FILES = {"own.nl": OWN, "two.nl": TWO, "both.nl": BOTH}
 
 
 @pytest.mark.parametrize(

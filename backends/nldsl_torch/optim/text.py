@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type
 from nldsl.dims import Dim
+from nldsl.lower.equation import closes
 from nldsl.lower.numbers import number as constant
 from nldsl.names import identifier
 from nldsl.vocabulary import is_number
@@ -100,7 +101,7 @@ class RuleBody(Body):
     def bare(self, atom: Atom) -> str:
         """An argument of a function: brackets around it are not needed."""
         text = self.text(atom)
-        return text[1:-1] if text.startswith("(") and _closed(text) else text
+        return text[1:-1] if text.startswith("(") and closes(text) else text
 
     def expression(self, e: Equation) -> str:
         number = is_number(self.types[e.name])
@@ -151,15 +152,6 @@ class RuleBody(Body):
 
     def is_scalar(self, a: Atom) -> bool:
         return is_number(self.type(a)) and not (isinstance(a, Ref) and self.type(a).kind == "map")
-
-
-def _closed(text: str) -> bool:
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            return i == len(text) - 1
-    return False
 
 
 class Statements(Body):
