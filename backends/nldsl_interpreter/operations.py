@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,18 +27,104 @@ def solve(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.solve(single(a.to(dtype)), single(b.to(dtype)).expand(*lead, *b.shape[-2:])).to(dtype)
 
 
-def eigen(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors of the symmetric part."""
-    values, vectors = torch.linalg.eigh((single(a) + single(a).mT) / 2)
-    return values, vectors
+def symmetric(a: Tensor) -> Tensor:
+    return (single(a) + single(a).mT) / 2
+
+
+def runs(values: Tensor) -> Tensor:
+    """Ascending eigenvalues numbered so that those within 64 roundings of the largest have one number."""
+    apart = values.diff(dim=-1) > 64 * torch.finfo(values.dtype).eps * values.abs().max(-1, keepdim=True).values
+    return F.pad(apart.cumsum(-1), (1, 0))
+
+
+class Spaces(torch.autograd.Function):
+    """Eigenvectors of a symmetric matrix. Of those of one eigenvalue only the space has a derivative; second ones need distinct eigenvalues."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        values, vectors = torch.linalg.eigh(a)
+        number = runs(values)
+        ctx.mark_non_differentiable(number)
+        ctx.save_for_backward(a, values, vectors, number)
+        return vectors, number
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        a, values, vectors, number = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return torch.autograd.grad(torch.linalg.eigh(a)[1], a, grad, create_graph=True)[0]
+        change = torch.zeros_like(a)
+        for i in range(a.shape[-1]):
+            for j in range(a.shape[-1]):
+                turn = (vectors[..., i] * grad[..., j]).sum(-1) / (values[..., j] - values[..., i])
+                turn = torch.where(number[..., i] == number[..., j], 0, turn)
+                change += turn[..., None, None] * vectors[..., :, None, i] * vectors[..., None, :, j]
+        return change
+
+
+def eigenvectors(a: Tensor) -> Tensor:
+    """By ascending eigenvalue; those of a repeated one are the eigenvectors of Diag(1 .. e) / e on their space."""
+    e = a.shape[-1]
+    vectors, number = Spaces.apply(symmetric(a))
+    place = torch.diag(torch.arange(1, e + 1, dtype=vectors.dtype) / e)
+    bases = []
+    for numbers, basis in zip(number.reshape(-1, e), vectors.reshape(-1, e, e), strict=True):
+        spaces = [basis[:, numbers == n] for n in numbers.unique()]
+        bases.append(torch.cat([v @ torch.linalg.eigh(v.T @ place @ v)[1] if v.shape[1] > 1 else v for v in spaces], -1))
+    return torch.stack(bases).reshape(a.shape).to(a.dtype)
+
+
+def counted(values: Tensor, p: Tensor) -> Tensor:
+    """Eigenvalues as `matrix_power` counts them."""
+    least = torch.where(p < 0, torch.finfo(values.dtype).eps * values.max(-1, keepdim=True).values.abs(), 0)
+    return torch.maximum(values, least)
+
+
+class Power(torch.autograd.Function):
+    """A symmetric matrix to the power p. The derivative has the differences of the powers of two eigenvalues over those of the two.
+
+    Second derivatives need distinct eigenvalues.
+    """
+
+    @staticmethod
+    def of(a: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(a)
+        return vectors @ torch.diag_embed(counted(values, p) ** p) @ vectors.mT, values, vectors
+
+    @staticmethod
+    def forward(ctx, a: Tensor, p: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        result, values, vectors = Power.of(a, p)
+        ctx.save_for_backward(a, p, values, vectors)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        a, p, values, vectors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            needed = [x for x in (a, p) if x.requires_grad]
+            found = iter(torch.autograd.grad(Power.of(a, p)[0], needed, grad, create_graph=True))
+            return tuple(next(found) if x.requires_grad else None for x in (a, p))
+        turned = vectors.mT @ grad @ vectors
+        values = values.expand(turned.shape[:-1])
+        with torch.enable_grad():
+            line, exponent = values.clone().requires_grad_(), p.clone().requires_grad_()
+            power = counted(line, exponent) ** exponent
+            own, to_p = torch.autograd.grad(power, (line, exponent), turned.diagonal(dim1=-2, dim2=-1))
+        inner, known, power = torch.diag_embed(own), counted(values, p), power.detach()
+        slope = torch.where(known == values, p * known ** (p - 1), 0)
+        for i in range(a.shape[-1]):
+            for j in set(range(a.shape[-1])) - {i}:
+                gap = values[..., i] - values[..., j]
+                near = gap.abs() <= torch.finfo(a.dtype).eps ** (1 / 3) * torch.maximum(known[..., i], known[..., j])
+                change = torch.where(near, (slope[..., i] + slope[..., j]) / 2, (power[..., i] - power[..., j]) / gap)
+                inner[..., i, j] = turned[..., i, j] * change
+        return (vectors @ inner @ vectors.mT).sum_to_size(a.shape), to_p
 
 
 def matrix_power(a: Tensor, p: Tensor) -> Tensor:
-    values, vectors = eigen(a)
-    exponent = p.to(values.dtype).unsqueeze(-1)
-    least = torch.where(exponent < 0, torch.finfo(values.dtype).eps * values.max(-1, keepdim=True).values.abs(), 0)
-    power = torch.maximum(values, least) ** exponent
-    return (vectors @ torch.diag_embed(power) @ vectors.mT).to(a.dtype)
+    half = symmetric(a)
+    result: Tensor = Power.apply(half, p.to(half.dtype).unsqueeze(-1))
+    return result.to(a.dtype)
 
 
 def single(a: Tensor) -> Tensor:
@@ -49,12 +136,17 @@ def apply(w: Tensor, x: Tensor) -> Tensor:
     return matmul(w, x.unsqueeze(-1)).squeeze(-1) if x.is_floating_point() else torch.take_along_dim(w, x.unsqueeze(-2), -1)[..., 0]
 
 
+def _gelu_slope(x: Tensor) -> Tensor:
+    return torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+
+
 # Entry by entry: every argument has the rank of the result.
 ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow, "neg": torch.neg,
     "copy": lambda a: a, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs, "sign": torch.sign,
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": lambda a: torch.logaddexp(a, torch.zeros_like(a)),
-    "silu": F.silu, "gelu": F.gelu, "relu": torch.relu, "max": torch.maximum, "min": torch.minimum, "stop": Tensor.detach,
+    "silu": F.silu, "gelu": F.gelu, "gelu_pull": lambda c, x: c * _gelu_slope(x),
+    "relu": torch.relu, "max": torch.maximum, "min": torch.minimum, "stop": Tensor.detach,
     "where": lambda c, a, b: torch.where(c > 0, a, b), "bfloat16": Tensor.bfloat16,
 }  # fmt: skip
 # Arguments as they are.
@@ -80,9 +172,10 @@ MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Tensor]]] = {
     "row_mean": ((2,), lambda w: w.mean(-1, keepdim=True)),
     "column_mean": ((2,), lambda w: w.mean(-2, keepdim=True)),
     "matrix_power": ((2, 0), matrix_power),
-    "eigenvectors": ((2,), lambda w: eigen(w)[1].to(w.dtype)),
+    "eigenvectors": ((2,), eigenvectors),
     "scale_values": ((1, 2), lambda a, w: a.unsqueeze(-1) * w),
     "cross_entropy": ((1, 1), lambda a, i: a.logsumexp(-1) - torch.take_along_dim(a, i, -1)[..., 0]),
+    "one_hot": ((1, 1), lambda i, like: (torch.arange(like.shape[-1]) == i).to(like.dtype)),
     "conv": ((1, 2), lambda past, w: (past.flip(1).movedim(1, -1) * w).sum(-1)),
     "attend": ((1, 1, 1), lambda q, k, v: (((q[:, None] * k).sum(-1, keepdim=True) / k.shape[-1] ** 0.5).softmax(1) * v).sum(1)),
 }

@@ -6,7 +6,7 @@ before those that read it. The stages are chosen so that as few arrays as possib
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type, Unit
@@ -57,7 +57,10 @@ def straight_line(unit: Unit, types: Mapping[str, Type]) -> tuple[Step, ...]:
 
 
 def peepholes(unit: Unit, types: Mapping[str, Type]) -> Unit:
-    """`a X + b A B` as one operation `addmm(X, A, B, a, b)`, and `sqrt(sqnorm(X))` as `vector_norm(X)`."""
+    """`a X + b A B` as one operation `addmm(X, A, B, a, b)`, and `sqrt(sqnorm(X))` as `vector_norm(X)`.
+
+    Products whose result is its own transpose are marked `symmetric`: half of it is enough to know it.
+    """
     equations = {e.name: e for e in unit.equations}
     fixed = {s.name for s in unit.states} | {a.name for _, a in unit.outputs if isinstance(a, Ref)}
     plain = plain_numbers(unit, types)
@@ -101,7 +104,35 @@ def peepholes(unit: Unit, types: Mapping[str, Type]) -> Unit:
                 break
         if e.op == "sqrt" and (square := once(e.args[0], "sqnorm")) is not None:
             equations[e.name] = replace(e, op="vector_norm", args=square.args)
-    return _live(replace(unit, equations=tuple(equations.values())))
+    same = symmetric(ordered(equations.values()), types)
+    marked = (replace(e, attrs=(*e.attrs, ("symmetric", True))) if e.name in same and e.op in ("matmul", "addmm") else e for e in equations.values())
+    return _live(replace(unit, equations=tuple(marked)))
+
+
+def symmetric(order: Sequence[Equation], types: Mapping[str, Type]) -> set[str]:
+    """What is its own transpose whatever the rest is: `X X^T`, and what is computed entry by entry from such; numbers."""
+    found: set[str] = set()
+    turned: dict[Atom, Atom] = {Ref(e.name): e.args[0] for e in order if e.op == "transpose"}
+
+    def own(a: Atom) -> bool:
+        return is_number(_type(a, types)) or (isinstance(a, Ref) and a.name in found)
+
+    def square(a: Atom, b: Atom) -> bool:
+        return turned.get(a) == b or turned.get(b) == a or (a == b and own(a))
+
+    for e in order:
+        match e.op, e.args:
+            case "identity", _:
+                holds = True
+            case "matmul", (a, b):
+                holds = square(a, b)
+            case "addmm", (x, a, b, _, _):
+                holds = own(x) and square(a, b)
+            case _:
+                holds = e.op in ENTRYWISE and all(map(own, e.args))
+        if holds:
+            found.add(e.name)
+    return found
 
 
 def _live(unit: Unit) -> Unit:

@@ -16,6 +16,7 @@ from nldsl.program import Program, load
 from nldsl.source import Span
 from nldsl_interpreter import run_rule
 from nldsl_torch.optim.build import optimizer_class, optimizer_source
+from nldsl_torch.optim.numbers import _addmm, _gram
 
 STEPS = 11
 MATRIX = [(4, 3), (3, 4), (3, 3)]
@@ -112,9 +113,44 @@ def test_a_choice_by_size_computes_one_side() -> None:
     source = optimizer_source(LIBRARY, "muon", standalone=False)
     step = "\n".join(line for line in source[source.index("def muon_step") :].splitlines() if "#" not in line)
     tall = step.split("\n    else:")[0]
-    assert tall.count(" = matmul(") == 5
+    assert tall.count(" = _gram(") == 5
     assert tall.count("_addmm(") == 10
+    assert tall.count("symmetric=True") == 5
     assert len(set(re.findall(r"MUON\w+ = Segment", source))) == 2  # both sides share them
+
+
+@pytest.mark.parametrize("shape", [(160, 200), (167, 80), (400, 331), (150, 170)])
+def test_products_that_are_their_own_transpose_are_made_in_bands(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for a in (x, x.mT):
+            gram = _gram(a)
+            torch.testing.assert_close(gram, a @ a.mT, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(gram, gram.mT, rtol=0, atol=1e-12)
+            found = _addmm(gram, gram, gram, beta=-4.775, alpha=2.0315, symmetric=True)
+            torch.testing.assert_close(found, -4.775 * gram + 2.0315 * gram @ gram, rtol=1e-12, atol=1e-9)
+        torch.testing.assert_close(_gram(x.float()).double(), x @ x.mT, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(_gram(x.bfloat16()).double(), x @ x.mT, rtol=5e-2, atol=1.0)
+    y = x.requires_grad_()
+    _gram(y).sum().backward()
+    torch.testing.assert_close(y.grad, 2 * x.detach().sum(0).expand_as(x), rtol=1e-12, atol=1e-12)
+
+
+PRODUCTS = """
+rule products(lr = 0.1) on d -> e {
+  A = matmul(g, transpose(g))
+  memory other : d -> d = eye { update 0.5 * last other + matmul(transpose(g), g) }
+  B = 2 * A - A / (1 + sqnorm(g)) + matmul(A, A)
+  C = matmul(transpose(g), last w)
+  update last w - lr * matmul(B, g) / (1 + sqnorm(B)) - lr * matmul(matmul(g, other), C) / (1 + sqnorm(other) * sqnorm(C))
+}
+"""
+
+
+def test_only_products_that_are_their_own_transpose_are_marked() -> None:
+    source = optimizer_source(load(PRODUCTS), "products", standalone=False)
+    assert source.count(" = _gram(") == 1 and source.count("symmetric=True") == 1  # A and B; `other` may be anything at first
+    check(load(PRODUCTS), "products", (4, 3), {})
 
 
 def test_source_is_repeatable_and_readable() -> None:

@@ -42,6 +42,43 @@ def test_a_rule_learns_inside_a_memory(rule):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+REPEATED = [
+    "shampoo(0.1)", "shampoo(0.1, eps = 0.01)", "soap(0.1, eps = 0.001)", "soap(0.1, frequency = 1, eps = 0.001)",
+    "soap(0.1, frequency = 2, eps = 0.001)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", REPEATED)
+def test_repeated_eigenvalues_of_the_first_steps_have_values_and_gradients(rule):
+    """Gradients of a memory have rank one, so their sums have repeated eigenvalues: both backends and differences agree."""
+    _, module, x, wanted = both(rule)
+    found, params = module(x), list(module.parameters())
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    ours, theirs = (torch.autograd.grad(y.square().sum(), params) for y in (found, wanted))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+    line, h = [torch.randn_like(p) for p in params], 1e-5
+    with torch.no_grad():
+        moved = [p.clone() for p in params]
+        ends = []
+        for side in (h, -h):
+            for p, start, d in zip(params, moved, line, strict=True):
+                p.copy_(start + side * d)
+            ends.append(module(x).square().sum())
+    slope = sum((a * d).sum() for a, d in zip(ours, line, strict=True))
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+
+
+def test_soap_with_its_own_eps_is_as_exact_as_that_eps_allows():
+    """In the spaces without a gradient it divides rounding by eps = 1e-8."""
+    _, module, x, wanted = both("soap(0.1)")
+    found = module(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    for a, b in zip(*(torch.autograd.grad(y.square().sum(), list(module.parameters())) for y in (found, wanted)), strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("rule", LINEAR)
 def test_a_rule_that_is_linear_in_the_gradient_keeps_its_parallel_form(rule):
     program, *_ = both(rule)

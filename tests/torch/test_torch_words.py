@@ -6,6 +6,7 @@ from torch_cases import EXACT, case, check, distance, outputs
 
 import nldsl
 from nldsl.diagnostics import NlError
+from nldsl_interpreter.operations import MIXED
 from nldsl_torch.matrices import eigenvectors, matmul, matrix_power, solve
 
 HEAD = """block m(d) {
@@ -101,6 +102,46 @@ def test_the_words_are_their_equations():
     values = (v.mT @ positive @ v).diagonal(dim1=-2, dim2=-1)
     assert distance(v.mT @ v, torch.eye(3).double().expand(2, 4, 3, 3)) < 1e-10
     assert (values.diff(dim=-1) >= 0).all()
+
+
+def with_eigenvalues(*values):
+    turn = torch.linalg.qr(torch.randn(len(values), len(values)).double())[0]
+    return turn @ torch.diag(torch.tensor(values).double()) @ turn.mT
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.25, 0.0, 0.5, 1.0, 2.0])
+def test_a_power_has_its_derivative_where_eigenvalues_repeat(power):
+    torch.manual_seed(0)
+    p = torch.tensor([power], dtype=torch.float64, requires_grad=True)
+    for a in (torch.eye(4).double(), with_eigenvalues(1, 1, 1, 3), with_eigenvalues(1e-6, 1e-6, 1e-6, 3), with_eigenvalues(0.5, 1, 1 + 1e-9, 2)):
+        h = 1e-9 if a.det() < 1e-9 else 1e-6
+        for operation in (matrix_power, MIXED["matrix_power"][1]):
+            assert torch.autograd.gradcheck(operation, (a.requires_grad_(), p), eps=h, atol=1e-3 if h < 1e-6 else 1e-5, rtol=1e-3)
+    counted = with_eigenvalues(-1, -1, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: matrix_power(a, power), counted, rtol=1e-4)
+    assert torch.autograd.gradcheck(lambda a: MIXED["matrix_power"][1](a, p.detach()), counted, rtol=1e-4)
+
+
+def test_powers_and_eigenvectors_have_second_derivatives_where_no_eigenvalue_repeats():
+    torch.manual_seed(0)
+    a = with_eigenvalues(0.5, 1, 2, 3).requires_grad_()
+    for operation in (lambda a: matrix_power(a, -0.25), lambda a: (eigenvectors(a) ** 4).sum()):
+        assert torch.autograd.gradgradcheck(operation, a)
+
+
+def test_the_basis_of_a_repeated_eigenvalue_is_that_of_its_space():
+    """Rounding does not turn it, and its derivative is that of a vector whose square has this space."""
+    torch.manual_seed(0)
+    v = torch.randn(5, 1, dtype=torch.float64, requires_grad=True)
+    noise = 1e-16 * torch.randn(5, 5).double()
+    for operation in (eigenvectors, MIXED["eigenvectors"][1]):
+        for a in (v @ v.mT, 2 * torch.eye(5).double() + 3 * v @ v.mT, torch.zeros(5, 5).double(), with_eigenvalues(1, 1, 2, 2, 2)):
+            basis = operation(a)
+            assert distance(basis.abs(), operation(a + noise * a.abs().max()).abs()) < 1e-13
+            assert distance(basis.mT @ basis, torch.eye(5).double()) < 1e-13
+            assert distance(basis.mT @ a @ basis, torch.diag(torch.linalg.eigvalsh(a))) < 1e-13
+        assert torch.autograd.gradcheck(lambda v, f=operation: f(v @ v.mT) ** 2, v)
+    assert distance(eigenvectors(v @ v.mT) ** 2, MIXED["eigenvectors"][1](v @ v.mT) ** 2) < 1e-13
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

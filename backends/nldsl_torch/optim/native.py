@@ -72,6 +72,11 @@ extern "C" void nl_run(int64_t tensors, const int64_t* ends, const void* const* 
         int64_t k = std::upper_bound(ends, ends + tensors + 1, lo) - ends - 1;
         for (; lo < hi; ++k) {
             const int64_t stop = std::min(hi, ends[k + 1]);
+            if (k + AHEAD < tensors) {  // the cache sees what comes next in one tensor by itself, but not the next tensor
+                const int64_t first = std::min<int64_t>(ends[k + AHEAD + 1] - ends[k + AHEAD], 1024);
+                for (int a = 0; a < READS; ++a)
+                    for (int64_t at = 0; at < first * SIZES[a]; at += 64) __builtin_prefetch(static_cast<const char*>(rows[a][k + AHEAD]) + at);
+            }
             if (stop <= lo) continue;
             const void* at[ARRAYS];
             for (int a = 0; a < ARRAYS; ++a) at[a] = rows[a][k];
@@ -100,7 +105,9 @@ def kernel_source(segment: Segment, dtypes: tuple[torch.dtype, ...]) -> str:
     """The translation unit of a segment; `dtypes` are those of its reads, then of its writes."""
     compute = "double" if torch.float64 in dtypes else "float"
     inputs, outputs = dtypes[: len(segment.reads)], dtypes[len(segment.reads) :]
-    lines = [PRELUDE, *([HALF] if torch.float16 in dtypes else []), f"using T = {compute};", f"enum {{ ARRAYS = {len(dtypes)} }};"]
+    lines = [PRELUDE, *([HALF] if torch.float16 in dtypes else []), f"using T = {compute};"]
+    lines += [f"enum {{ ARRAYS = {len(dtypes)}, READS = {len(inputs)}, AHEAD = 2 }};"]
+    lines += [f"static const int SIZES[] = {{{', '.join(str(d.itemsize) for d in dtypes)}}};"]
     lines += ["static void nl_pass(const void* const* nl_at, int64_t nl_lo, int64_t nl_hi, const double* nl_scalars) {"]
     for i, dtype in enumerate(inputs):
         lines += [f"    const {STORAGE[dtype]}* nl_read{i} = static_cast<const {STORAGE[dtype]}*>(nl_at[{i}]);"]

@@ -50,7 +50,30 @@ def plain(t: Tensor) -> bool:
     return type(t) in ORDINARY and (t.is_cpu or usable(t.device)) and t.layout is torch.strided and not (t.is_neg() or t.is_conj())
 
 
-def first_value(state: State, w: Tensor, h: Mapping[str, Any], device: torch.device | None, split: int = 1) -> Tensor:
+class Room:
+    """Memory for small arrays that are used together: one after the other, each a storage of its own."""
+
+    LEAST, MOST, SMALL, LINE = 1 << 14, 1 << 20, 1 << 12, 64
+
+    def __init__(self) -> None:
+        self.buffer, self.used = bytearray(), 0
+
+    def like(self, w: Tensor, value: float) -> Tensor | None:
+        """An array like `w`, or None for one that is not small."""
+        size = w.numel() * w.itemsize
+        if not (0 < size <= self.SMALL and plain(w) and w.is_cpu and w.is_contiguous()):
+            return None
+        if self.used + size > len(self.buffer):
+            self.buffer = bytearray(min(max(2 * len(self.buffer), self.LEAST), self.MOST))
+            self.used = -torch.frombuffer(self.buffer, dtype=torch.uint8).data_ptr() % self.LINE
+        made = torch.frombuffer(self.buffer, dtype=w.dtype, count=w.numel(), offset=self.used).resize_(w.shape)
+        self.used += -(-size // self.LINE) * self.LINE
+        return made.fill_(value)
+
+
+def first_value(
+    state: State, w: Tensor, h: Mapping[str, Any], device: torch.device | None, split: int = 1, room: Room | None = None
+) -> Tensor:
     """A state before the first step; numbers live on `device`, or on the CPU in float64."""
     value = state.init(h) if callable(state.init) else 0.0
     if state.kind == "number":
@@ -62,6 +85,8 @@ def first_value(state: State, w: Tensor, h: Mapping[str, Any], device: torch.dev
         if state.init == "eye":
             return torch.eye(shape[-1], dtype=w.dtype, device=w.device).expand(shape).clone()
         return w.new_full(shape, value, requires_grad=False)
+    if room is not None and not w.is_complex() and (made := room.like(w, value)) is not None:
+        return made
     return torch.full_like(w, complex(value, value) if w.is_complex() else value, memory_format=torch.preserve_format, requires_grad=False)
 
 

@@ -22,7 +22,9 @@ OPTIONS = 'maximize=False, differentiable=False, capturable=False, foreach=None,
 IMPORTS = f"""import torch
 
 from nldsl_torch.matrices import {", ".join(MATRICES)}
-from nldsl_torch.optim.numbers import {", ".join(HELPERS)}
+from nldsl_torch.optim.numbers import (
+    {", ".join(HELPERS)},
+)
 from nldsl_torch.optim.optimizer import RuleOptimizer
 from nldsl_torch.optim.program import Program, Segment, State, Tick, Variant
 """

@@ -17,8 +17,8 @@ from torch import Tensor
 from nldsl_torch.optim.accelerator import BlockMap, TritonLaunch, capturing, triton_pass, usable
 from nldsl_torch.optim.groups import dimensions, route, seen
 from nldsl_torch.optim.native import STORAGE, Kernel, kernel
-from nldsl_torch.optim.perform import ACCUMULATE, aligned, dense, first_value, numbers_in, perform, plain
-from nldsl_torch.optim.probe import GRADIENT, Places, same, same_rows, same_state, take_rows, values_of
+from nldsl_torch.optim.perform import ACCUMULATE, Room, aligned, dense, first_value, numbers_in, perform, plain
+from nldsl_torch.optim.probe import GRADIENT, Held, Places, changed, same, same_rows, same_state, take_rows, values_of
 from nldsl_torch.optim.program import Program, Segment, Tick, Variant
 
 COMPLEX = {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}
@@ -79,7 +79,9 @@ class Bucket:
         self.like = kind.like
         self.native, self.contiguous = native, contiguous  # native: in the table; contiguous: and so are the gradients
         self.parameters = [r.parameter for r in rows]
-        self.gradients: list[Tensor] = []  # where they stay from step to step
+        self.chunks = [self.parameters[i : i + 64] for i in range(0, len(rows), 64)]
+        self.owners = Held(self.parameters)
+        self.gradients: Held | None = None  # where they stay from step to step
         p = self.parameters[0]
         self.dtype = p.real.dtype if p.is_complex() else p.dtype
         self.device = p.device if group["capturable"] and p.device.type != "cpu" else None
@@ -103,12 +105,12 @@ class Bucket:
 
     def take(self, stay: bool) -> bool:
         """Whether this step's gradients fit the bucket; those that `stay` are held, so that the next look is shorter."""
-        if stay and self.gradients:
-            if same_rows(self.parameters, self.gradients, self.ends, self.pointers["w"], self.pointers["g"]):
+        if stay and self.gradients is not None:
+            if same_rows(self.owners, self.gradients, self.ends, self.pointers["w"], self.pointers["g"]):
                 return True
-        self.gradients = list(map(GRADIENT, self.parameters)) if stay and self.contiguous else []
+        self.gradients = Held(list(map(GRADIENT, self.parameters))) if stay and self.contiguous else None
         if self.contiguous:
-            return take_rows(self.parameters, self.dtype, self.ends, self.pointers["w"], self.pointers["g"])
+            return take_rows(self.owners, self.dtype, self.ends, self.pointers["w"], self.pointers["g"])
         if self.native and [(p.data_ptr(), p.shape, p.stride()) for p in self.parameters] != self.places:
             return False
         return all(p.grad is not None and p.grad.layout is torch.strided for p in self.parameters)
@@ -145,7 +147,7 @@ class Bucket:
             self._each(tick, scalars, sign, source, threads, providers)
         del held
         if self.native:
-            torch.autograd.graph.increment_version(self.parameters)
+            changed(self.chunks)
         if self.tick is not None:
             torch._foreach_zero_([r.state["grad_sum"] for r in self.rows])
 
@@ -240,6 +242,7 @@ class Table:
         made: dict[Any, tuple[Kind, bool, bool]] = {}
         self.idle: list[Tensor] = []  # without a gradient
         seen: set[int] = set()
+        room = Room()
         for group, parameters in zip(groups, self.lists):
             kinds: dict[int, Kind] = {}
             for p in parameters:
@@ -251,14 +254,14 @@ class Table:
                     self.idle.append(p)
                     continue
                 kind = kinds.get(p.dim()) or kinds.setdefault(p.dim(), Kind(programs, group, p))
-                key, native, contiguous = kind.place(p, g, state[p])
+                key, native, contiguous = kind.place(p, g, state[p], room)
                 found.setdefault(key, []).append(Row(p, state[p], kind.arrays))
                 made[key] = (kind, native, contiguous)
         self.buckets = [Bucket(*made[key], rows) for key, rows in found.items()]
         self.accelerated = any(b.parameters[0].device.type != "cpu" for b in self.buckets)
-        self.owners, self.parts = list(state), list(state.values())
-        self.values = values_of(self.parts)
-        self.places = Places(self.values)
+        self.owners, self.parts = Held(list(state)), Held(list(state.values()))
+        self.values = Held(values_of(self.parts.objects))
+        self.places = Places(self.values.objects)
         self.witness: Callable[[], Any] = _nothing
         if not self._take():
             raise RuntimeError("gradients changed while the optimizer made its step")
@@ -298,7 +301,7 @@ def _options(programs: Mapping[str, Program], group: Mapping[str, Any]) -> tuple
 
 
 def ensure(
-    state: dict[str, Any], variant: Variant, group: Mapping[str, Any], p: Tensor, h: Callable[[], Mapping[str, Any]]
+    state: dict[str, Any], variant: Variant, group: Mapping[str, Any], p: Tensor, h: Callable[[], Mapping[str, Any]], room: Room | None = None
 ) -> None:
     """Make the states that a parameter lacks, `step` first."""
     device = p.device if group["capturable"] and p.device.type != "cpu" else None
@@ -306,7 +309,7 @@ def ensure(
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
     for s in variant.states:
         if state.get(s.name) is None:
-            state[s.name] = first_value(s, p, h(), device, group["split"])
+            state[s.name] = first_value(s, p, h(), device, group["split"], room)
     if group["every"] > 1 and "tick" not in state:
         state["tick"] = torch.zeros((), dtype=torch.float64)
         state["grad_sum"] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
@@ -325,11 +328,11 @@ class Kind:
         self.numbers = [s.name for s in self.variant.states if s.kind == "number"]
         self.allowed = group["fused"] is not False
 
-    def place(self, p: Tensor, g: Tensor, state: dict[str, Any]) -> tuple[Any, bool, bool]:
+    def place(self, p: Tensor, g: Tensor, state: dict[str, Any], room: Room) -> tuple[Any, bool, bool]:
         """The bucket of a parameter, whether it is in the table, and whether its gradients are as they come."""
         if g.layout is not torch.strided:
             raise RuntimeError(SPARSE.format(self.program.name))
-        ensure(state, self.variant, self.group, p, lambda: self.program.numbers(self.group))
+        ensure(state, self.variant, self.group, p, lambda: self.program.numbers(self.group), room)
         complex = p.is_complex()
         phase = float(state["tick"]) if "tick" in state else 0.0
         native = self.allowed and plain(p) and dense(p) and (COMPLEX.get(p.dtype, p.dtype) in STORAGE)

@@ -18,7 +18,7 @@ from nldsl_torch import ops
 from nldsl_torch.body import Body, Names
 from nldsl_torch.optim import cpp, tl
 
-HELPERS = "_abs _addmm _div _exp _identity _log _max _min _norm _pow _sigmoid _sign _sqrt _tanh _where".split()
+HELPERS = "_abs _addmm _div _exp _gram _identity _log _max _min _norm _pow _sigmoid _sign _sqrt _tanh _where".split()
 MATRICES = "eigenvectors matmul matrix_power solve".split()
 OWN = frozenset("h t numbers run arrays shape torch Program RuleOptimizer Segment State Tick Variant".split()) | frozenset(MATRICES) | cpp.RESERVED
 NUMBERS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "neg": "-{}", "copy": "{}", "stop": "{}", "fill": "{}"} | {
@@ -140,7 +140,9 @@ class RuleBody(Body):
                 return f"_norm({self.bare(e.args[0])})" if self.matrix else f"torch.linalg.vector_norm({self.bare(e.args[0])})"
             case "addmm":
                 factors = [f", {n}={t}" for n, t in (("beta", self.bare(e.args[3])), ("alpha", self.bare(e.args[4]))) if t not in ("1", "1.0")]
-                return f"_addmm({', '.join(self.bare(a) for a in e.args[:3])}{''.join(factors)})"
+                return f"_addmm({', '.join(self.bare(a) for a in e.args[:3])}{''.join(factors)}{', symmetric=True' if e.attr('symmetric') else ''})"
+            case "matmul" if e.attr("symmetric"):
+                return f"_gram({self.bare(e.args[0])})"
             case "fill":
                 return f"torch.full_like({args[1]}, {args[0]})" if isinstance(e.args[0], Num) else f"{args[0]} * torch.ones_like({args[1]})"
             case "sqrt" | "exp" | "log" | "abs" | "sign" | "tanh" | "sigmoid" if self.is_scalar(e.args[0]):
