@@ -123,7 +123,8 @@ class State:
     """The stream `name` has a value before the first tick: `init`, or the param `learned`.
 
     `every` and `offset` are its clock: its equation holds at ticks t with (t + 1 - offset) mod every = 0, t from 0;
-    at the others it keeps its value. With `reset` = n the value before tick t is the first one where t mod n = 0.
+    at the others it keeps its value. With `reset` = n the value before tick t is, where t mod n = 0, the first one, or
+    that of the state `base` before tick t. What a `sampled` state reads is meant as it is when its clock ticks.
     """
 
     name: str
@@ -134,6 +135,8 @@ class State:
     every: int = 1
     offset: int = 0
     reset: int | None = None
+    base: str | None = None
+    sampled: bool = False
 
 
 @dataclass(frozen=True)

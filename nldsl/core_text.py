@@ -49,7 +49,7 @@ def unit_text(unit: Unit) -> str:
     lines += [f"  param {p.name} : {p.type} = {init_text(p.init)}" for p in unit.params]
     for s in unit.states:
         clock = f" every {s.every}" + (f" offset {s.offset}" if s.offset else "")
-        reset = f" reset every {s.reset}" if s.reset is not None else ""
+        reset = f" reset every {s.reset}" + (f" to {s.base}" if s.base else "") if s.reset is not None else ""
         lines.append(f"  state {s.name} : {s.type} = {s.learned or init_text(s.init)}{clock}{reset}")
     for i in unit.instances:
         args = ", ".join(f"{name} = {atom_text(a)}" for name, a in i.args)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nldsl.check.levels import levels
+from nldsl.check.reading import Reading
 from nldsl.core import State
 from nldsl.dims import Dim
 from nldsl.lower.cost import attention, chunk_flops, decoding_flops, map_flops, state_bytes, tick_flops
-from nldsl.lower.equation import machine_text
+from nldsl.lower.equation import machine_text, window_text
 from nldsl.lower.plan import Plan, plan
 from nldsl.lower.schedule import Recurrence
 from nldsl.pipeline import block_parameters
@@ -79,13 +80,21 @@ def _sum(value: object) -> str:
 
 def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     form = found.forms[step.states[0]]
-    states = [found.types[s] for s in step.states]
-    lines = [f"  memory {', '.join(step.states)} : {states[0]}"]
-    if form.machine is not None:
-        text = machine_text(found, form)
-        lines.append(f"    update  {text[0]}")
-        lines += [f"            {line}" for line in text[1:]]
+    reading = Reading.of(found.unit)
+    names = [s for s in step.states if s not in reading.starts and s not in reading.paced]
+    if not names:
+        return []  # copies at the starts of windows alone: said with what is left open
+    lines = [f"  memory {', '.join(names)} : {found.types[names[0]]}"]
+    text = machine_text(found, form) if form.machine is not None else window_text(found, form) if form.windows is not None else []
+    lines += [f"    {'update' if n == 0 else '      '}  {line}" for n, line in enumerate(text)]
     lines.append(f"    form    {form.name}" + (f": {form.why}" if form.name == "loop" else ""))
+    if form.windows is not None:
+        lines[-1] += f" of {form.windows.ticks} ticks"
+        inside: dict[str, list[str]] = {}
+        for name, inner in form.forms.items():
+            members = inner.machine.states if inner.machine is not None else (name,)
+            inside.setdefault(inner.name, []).extend(s for s in members if s not in form.windows.sums.values())
+        lines += [f"            inside one, {', '.join(names)}: {kind}" for kind, names in inside.items() if names]
     if form.name == "solve":
         lines.append(f"    why     {form.why}")
     if form.transposed:
@@ -110,8 +119,12 @@ def _stores(found: Plan) -> list[str]:
 def _defaults(found: Plan) -> list[str]:
     """What the text leaves open and how it was taken."""
     out = []
+    reading = Reading.of(found.unit)
     for state in found.unit.states:
-        out += _state_defaults(state)
+        if state.name in reading.starts:
+            out.append(f"{state.name}: the state of {reading.starts[state.name]} when the window of {state.every} ticks began")
+        elif state.name not in reading.paced:
+            out += _state_defaults(state)
     plain = [p.name for p in found.unit.params if p.default_init]
     if plain:
         out.append(f"{', '.join(plain[:6])}{', ...' if len(plain) > 6 else ''}: initial values by default (operators normal(1 / sqrt(inputs)), vectors 0)")

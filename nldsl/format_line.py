@@ -10,8 +10,8 @@ INDENT = 2
 CONTINUED = 4  # further in, for the lines of a statement after its first
 
 _OPERAND_END = frozenset({"NAME", "DOTTED", "NUMBER", "STRING", "RPAR", "RSQB", "REAL", "INT", "BOOL"})
-_APPLIED = _OPERAND_END | {"STORE", "LIKE"}
-_BREAKS = frozenset({"PLUS", "STAR", "SLASH", "BY", "OVER", "EVERY", "OFFSET", "ARROW", "FOR", "DOTS", "ON", "ELSE"})
+_APPLIED = _OPERAND_END | {"STORE", "LIKE", "START"}
+_BREAKS = frozenset({"PLUS", "STAR", "SLASH", "BY", "OVER", "AT", "EVERY", "OFFSET", "TO", "ARROW", "FOR", "DOTS", "ON", "ELSE"})
 _OPEN = frozenset({"LPAR", "LSQB"})
 _CLOSE = frozenset({"RPAR", "RSQB"})
 
@@ -125,17 +125,19 @@ def broken(pieces: list[Piece], indent: int, room: int = 0) -> list[str]:
 
 
 def _routes(pieces: list[Piece]) -> list[int]:
-    """Where the routes of a `minimize` start: names and strings stand side by side nowhere else."""
+    """Where the routes of a `minimize` start: names and strings stand behind an operand nowhere else."""
     starts: list[int] = []
-    before, depth = "", 0
+    before, opened = "", [""]  # what stands before each open bracket
     for i, piece in enumerate(pieces):
         if piece.is_comment:
             continue
         first = piece.kind in ("NAME", "STRING") and before in _OPERAND_END
-        if depth == 0 and (before == "COMMA" if starts else first):
+        if len(opened) == 1 and (before == "COMMA" if starts else first):
             starts.append(i)
-        depth += (piece.kind in _OPEN) - (piece.kind in _CLOSE)
-        before = piece.kind
+        if piece.kind in _OPEN:
+            opened.append(before)
+        ends = opened.pop() if piece.kind in _CLOSE else ""
+        before = ends if ends == "START" else piece.kind  # `start(C)` is no operand: a memory follows
     return starts
 
 

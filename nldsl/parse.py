@@ -33,7 +33,8 @@ def parse(source: Source) -> tuple[tree.File, list[Diagnostic]]:
     stack = Stack(source, diagnostics)
     file = _run(stack, scanned) or empty
     file = tree.File(file.items, empty.span)
-    diagnostics.extend(check(file))
+    broken = {d.spans[0].span.start for d in diagnostics}
+    diagnostics.extend(d for d in check(file) if d.spans[0].span.start not in broken)
     return file, _select(diagnostics)
 
 

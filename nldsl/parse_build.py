@@ -15,13 +15,13 @@ from nldsl.source import Span
 
 EXPRS = (
     tree.Num, tree.Str, tree.Name, tree.Index, tree.Call, tree.Unary, tree.Binary,
-    tree.Last, tree.ListOf, tree.Range, tree.Sum,
+    tree.Last, tree.Start, tree.ListOf, tree.Range, tree.Sum,
 )  # fmt: skip
 STATEMENTS = (
     tree.In, tree.Param, tree.Memory, tree.Equation, tree.Each, tree.For, tree.Chain,
     tree.Out, tree.Update, tree.Minimize,
 )  # fmt: skip
-CLAUSES = (tree.Key, tree.Value, tree.Minimize, tree.Update, tree.Reset)
+CLAUSES = (tree.Key, tree.Value, tree.Minimize, tree.Update, tree.Reset, tree.Writes)
 ITEMS = (tree.Import, tree.Const, tree.Block, tree.Rule, tree.Train)
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
@@ -62,6 +62,11 @@ def after(kids: list, kind: str) -> Any:
     return None
 
 
+def first_of(kids: list, kind: str) -> Token | None:
+    """The first token of a kind."""
+    return next((kid for kid in kids if isinstance(kid, Token) and kid.kind == kind), None)
+
+
 def unescape(text: str) -> str:
     """The value of a string token."""
     out, chars = [], iter(text[1:-1])
@@ -84,7 +89,7 @@ def _sum(kids: list, span: Span) -> tree.Sum:
 
 
 def _reset(kids: list, span: Span) -> tree.Reset:
-    return tree.Reset(kids[1].text, kids[2] if len(kids) > 2 else None, span)
+    return tree.Reset(kids[1].text, kids[2] if len(kids) > 2 else None, span, after(kids, "TO"))
 
 
 def _memory(kids: list, span: Span) -> tree.Memory:
@@ -95,7 +100,9 @@ def _memory(kids: list, span: Span) -> tree.Memory:
 
 def _minimize(kids: list, span: Span) -> tree.Minimize:
     over = after(kids, "OVER")
-    return tree.Minimize(kids[1], over.text if over else None, only(kids, EXPRS)[1:], span, only(kids, tree.Route))
+    steps = kids[kids.index(by) + 1 :] if (by := first_of(kids, "BY")) else []
+    start = kids[kids.index(at) + 3] if (at := first_of(kids, "AT")) else None
+    return tree.Minimize(kids[1], over.text if over else None, only(steps, (*EXPRS, tree.Step)), span, only(kids, tree.Route), start)
 
 
 def _accepts(kids: list, span: Span) -> Accepts:
@@ -143,8 +150,10 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "key": lambda kids, span: tree.Key(kids[1], span),
     "value": lambda kids, span: tree.Value(kids[1], span),
     "reset": _reset,
-    "update": lambda kids, span: tree.Update(kids[1], span),
+    "writes": lambda kids, span: tree.Writes(kids[1].text, span),
+    "update": lambda kids, span: tree.Update(kids[1], span, len(kids) > 2),
     "minimize": _minimize,
+    "paced": lambda kids, span: tree.Step(kids[0], kids[2], span),
     "route": lambda kids, span: tree.Route(kids[0], kids[2], after(kids, "EVERY"), span),
     "selected": _selected,
     "accepts": _accepts,
@@ -153,11 +162,13 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "bool_": lambda kids, span: tree.BoolType(span),
     "store": lambda kids, span: tree.StoreType(kids[2], only(kids, tree.Arg), span),
     "like": lambda kids, span: tree.LikeType(kids[2].text, span),
+    "structure": lambda kids, span: tree.StructureType(kids[0], span),
     "map": lambda kids, span: tree.MapType(kids[0], kids[2], span),
     "range": lambda kids, span: tree.Range(kids[0], kids[2], span),
     "binary": lambda kids, span: tree.Binary(kids[1].text, kids[0], kids[2], span),
     "negative": lambda kids, span: tree.Unary("-", kids[1], span),
     "last": lambda kids, span: tree.Last(kids[1], span),
+    "start": lambda kids, span: tree.Start(kids[2], kids[4], span),
     "call": lambda kids, span: tree.Call(kids[0], only(kids, tree.Arg), span),
     "sum": _sum,
     "index": lambda kids, span: tree.Index(kids[0], kids[2], span),

@@ -16,14 +16,15 @@ from nldsl.source import Span
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "DOTS", "LPAR", "LSQB"}
 _GROUPS = (
     ({"REAL", "INT"}, {"REAL", "INT", "BOOL", "STORE", "LIKE", "NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR",
-                       "LSQB", "LAST"}, "a type"),
-    ({"NUMBER"}, {"NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR", "LSQB", "LAST"}, "an expression"),
+                       "LSQB", "LAST", "START"}, "a type"),
+    ({"NUMBER"}, {"NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR", "LSQB", "LAST", "START"}, "an expression"),
     ({"PARAM"}, {"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT", "UPDATE", "MINIMIZE", "NAME"}, "a statement"),
-    ({"KEY"}, {"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE"}, "a clause (key, value, minimize, update or reset)"),
+    ({"KEY"}, {"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES"},
+     "a clause (key, value, minimize, update, reset or writes)"),
     ({"BLOCK"}, {"IMPORT", "CONST", "BLOCK", "RULE", "TRAIN", END}, "an item (import, const, block, rule or train)"),
 )  # fmt: skip
 
-_CLAUSES = frozenset({"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE"})
+_CLAUSES = frozenset({"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES"})
 _STATEMENTS = frozenset({"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT"})
 
 # Words of other languages -> what to write; "block" also stands for it, "" is left out.
@@ -151,8 +152,6 @@ def plain(where: Where) -> Diagnostic:
         help = f"did you mean `{near}`?" if near else None
     elif token.kind == "ELSE":
         help = _ADVICE["-"]
-    elif token.kind == "EVERY" and where.routed:
-        help = "write `minimize EXPR all by RULE(...) every N`"
     return _make(where, "NL001", message, where.span(token), help)
 
 

@@ -9,6 +9,7 @@ no text.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -128,7 +129,7 @@ def callees_first(file: tree.File) -> list[tree.Block]:
 
 
 def block_parameters(file: tree.File) -> dict[str, set[str]]:
-    """For each block the parameters without a default that stand for blocks: applied, or given to such a parameter.
+    """For each block the parameters without a default that stand for blocks: applied, given to such a parameter, or the structure of a memory.
 
     >>> from nldsl.parse import parse_text
     >>> block_parameters(parse_text("block twice(f) { in x : real[2]  out y = f(f(x)) }")[0])
@@ -138,6 +139,8 @@ def block_parameters(file: tree.File) -> dict[str, set[str]]:
     for block in callees_first(file):
         required = {f.name for f in block.formals if f.default is None}
         own = found.setdefault(block.name, set())
+        structures = Counter(t.expr.id for t in walk(block.body) if isinstance(t, tree.StructureType) and isinstance(t.expr, tree.Name))
+        own |= {n for n in required if 0 < structures[n] == sum(n == name for name in names_in(block.body))}  # nothing else, as a size is
         for call in walk(block.body):
             if isinstance(call, tree.Call) and isinstance(call.fn, tree.Name):
                 own |= {call.fn.id} & required

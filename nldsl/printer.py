@@ -31,7 +31,7 @@ def _binds(expr: tree.Expr) -> int:
             return _MINUS
         case tree.Num(value):
             return _MINUS if value < 0 else _ATOM
-        case tree.Last():
+        case tree.Last() | tree.Start():
             return _LAST
         case tree.Call() | tree.Index() | tree.Sum():
             return _APPLY
@@ -59,6 +59,8 @@ def _text(expr: tree.Expr) -> str:
             return f"{_at(left, _BINARY[op])} {op} {_at(right, _BINARY[op] + 1)}"
         case tree.Last(operand):
             return f"last {_at(operand, _APPLY)}"
+        case tree.Start(ticks, operand):
+            return f"start({print_expr(ticks)}) {_at(operand, _APPLY)}"
         case tree.ListOf(items):
             return f"[{', '.join(map(print_expr, items))}]"
         case tree.Range(low, high):
@@ -86,6 +88,8 @@ def print_type(type_: tree.Type) -> str:
             return f"store({', '.join([print_type(map_), *map(_arg, args)])})"
         case tree.LikeType(name):
             return f"like({name})"
+        case tree.StructureType(expr):
+            return _at(expr, _SUM)
     raise TypeError(f"not a type: {type_!r}")
 
 
@@ -110,19 +114,22 @@ def print_stmt(stmt: tree.Stmt | tree.Clause) -> str:
             return f"chain {name} = {print_expr(init)} over {var} in {print_expr(range_)} {_body(body)}"
         case tree.Out(name, expr):
             return f"out {_names((name,))}{_part(' =', expr)}"
-        case tree.Update(expr):
-            return f"update {print_expr(expr)}"
+        case tree.Update(expr, sampled=sampled):
+            return f"update {print_expr(expr)}{' over last' if sampled else ''}"
         case tree.Minimize(objective, routes=routes) if routes:
             return f"minimize {print_expr(objective)} {', '.join(map(_route, routes))}"
-        case tree.Minimize(objective, over, steps):
+        case tree.Minimize(objective, over, steps, start=start):
             over_ = f" over {over}" if over else ""
-            return f"minimize {print_expr(objective)}{over_} by {', '.join(map(print_expr, steps))}"
+            at = f" at start({print_expr(start)})" if start is not None else ""
+            return f"minimize {print_expr(objective)}{over_}{at} by {', '.join(map(_step, steps))}"
         case tree.Key(expr):
             return f"key {print_expr(expr)}"
         case tree.Value(expr):
             return f"value {print_expr(expr)}"
-        case tree.Reset(when, period):
-            return f"reset {when}{_part('', period)}"
+        case tree.Reset(when, period, to=to):
+            return f"reset {when}{_part('', period)}{_part(' to', to)}"
+        case tree.Writes(how):
+            return f"writes {how}"
     raise TypeError(f"not a statement: {stmt!r}")
 
 
@@ -140,6 +147,10 @@ def print_item(item: tree.Item) -> str:
         case tree.Train(name, body):
             return f"train {name} {_body(body)}"
     raise TypeError(f"not an item: {item!r}")
+
+
+def _step(step: tree.Expr | tree.Step) -> str:
+    return f"{print_expr(step.rule)} every {print_expr(step.every)}" if isinstance(step, tree.Step) else print_expr(step)
 
 
 def _route(route: tree.Route) -> str:

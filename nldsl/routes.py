@@ -92,7 +92,8 @@ def read_routes(minimize: tree.Minimize, top: Scope) -> tuple[tuple[Route, ...] 
                         found=f"{len(minimize.steps)} rules", help=f"matrices by {minimize.steps[0].span.text}, rest by adamw()")  # fmt: skip
             return None, work.found
         step = minimize.steps[0]
-        written: tuple[tree.Route, ...] = (tree.Route(tree.Name("all", step.span), step, None, step.span),)
+        rule, every = (step.rule, step.every) if isinstance(step, tree.Step) else (step, None)
+        written: tuple[tree.Route, ...] = (tree.Route(tree.Name("all", step.span), rule, every, step.span),)
     else:
         written = minimize.routes
     routes = [work.route(r) for r in written]

@@ -2,119 +2,28 @@
 
     file   = (Import | Const | Block | Rule | Train)*
     stmt   = In | Param | Memory | Equation | Each | For | Chain | Out | Update
-    clause = Key | Value | Minimize | Update | Reset
-    type   = RealType | IntType | BoolType | MapType | StoreType | LikeType
-    expr   = Num | Str | Name | Index | Call | Unary | Binary | Last | ListOf | Range | Sum
+    clause = Key | Value | Minimize | Update | Reset | Writes
+    type   = RealType | IntType | BoolType | MapType | StoreType | LikeType | StructureType
+    expr   = see `nldsl.tree_expr`
 
 Every node is a frozen dataclass with a span; spans do not take part in equality.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nldsl.source import Span
+from nldsl.tree_expr import Arg, Binary, Call, Expr, Index, Last, ListOf, Name, Num, Range, Start, Str, Sum, Unary
+from nldsl.tree_expr import span_field as _span
 
-
-def _span() -> Span:
-    return field(compare=False, repr=False)
-
-
-# --- expressions -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Num:
-    value: int | float
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Str:
-    value: str
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Name:
-    id: str
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Index:
-    """`F[p]`: the copy of `F` made for `p` by an enclosing `for`."""
-
-    base: Expr
-    index: Expr
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Arg:
-    """One argument of a call; `name` is None for a positional one."""
-
-    name: str | None
-    value: Expr
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Call:
-    fn: Expr
-    args: tuple[Arg, ...]
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Unary:
-    op: str  # "-"
-    operand: Expr
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Binary:
-    op: str  # + - * / ^
-    left: Expr
-    right: Expr
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Last:
-    """`last M`: the value before this tick. Binds tighter than application: `last M(q)` reads `last M` at `q`."""
-
-    operand: Expr  # Name or Index
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class ListOf:
-    items: tuple[Expr, ...]
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Range:
-    """`lo .. hi`: lo, lo + 1, ..., hi - 1."""
-
-    low: Expr
-    high: Expr
-    span: Span = _span()
-
-
-@dataclass(frozen=True)
-class Sum:
-    """`sum(E for j in R)`: unrolled at elaboration."""
-
-    body: Expr
-    var: str
-    range: Expr
-    span: Span = _span()
-
-
-Expr = Num | Str | Name | Index | Call | Unary | Binary | Last | ListOf | Range | Sum
+__all__ = [
+    "Arg", "Binary", "Block", "BoolType", "Call", "Chain", "Clause", "Const", "Declared", "Each", "Equation",
+    "Expr", "File", "For", "Formal", "Import", "In", "Index", "IntType", "Item", "Key", "Last", "LikeType",
+    "ListOf", "MapType", "Memory", "Minimize", "Name", "Num", "Out", "Param", "Range", "RealType", "Reset", "Route",
+    "Rule", "Start", "Step", "Stmt", "StoreType", "Str", "StructureType", "Sum", "Train", "Type", "Unary", "Update",
+    "Value", "Writes", "inputs",
+]  # fmt: skip
 
 
 # --- types -------------------------------------------------------------------------------------
@@ -163,7 +72,15 @@ class LikeType:
     span: Span = _span()
 
 
-Type = RealType | IntType | BoolType | MapType | StoreType | LikeType
+@dataclass(frozen=True)
+class StructureType:
+    """A block as the structure of a memory: `mlp(d, 4 * d, d)`, or its name alone."""
+
+    expr: Expr
+    span: Span = _span()
+
+
+Type = RealType | IntType | BoolType | MapType | StoreType | LikeType | StructureType
 
 
 # --- clauses of a memory -----------------------------------------------------------------------
@@ -192,35 +109,57 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Step:
+    """`STEP every N`: a step at the last tick of every N."""
+
+    rule: Expr
+    every: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
 class Minimize:
-    """`minimize E [over sum|mean] by STEP, STEP`; steps are calls of rules, applied left to right.
+    """`minimize E [over sum|mean] [at start(C)] by STEP, STEP`; steps are calls of rules, applied left to right.
 
     In a `train` block `minimize E SELECTOR by STEP, ...` has routes instead of steps.
     """
 
     objective: Expr
     over: str | None
-    steps: tuple[Expr, ...]
+    steps: tuple[Expr | Step, ...]
     span: Span = _span()
     routes: tuple[Route, ...] = ()
+    start: Expr | None = None
 
 
 @dataclass(frozen=True)
 class Update:
+    """`update E [over last]`; of a slow memory with `over last`, E is what it is at the last tick of a period."""
+
     expr: Expr
     span: Span = _span()
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
 class Reset:
-    """`reset sequence | never | every N`."""
+    """`reset sequence | never | every N [to M]`."""
 
     when: str  # sequence, never, every
     period: Expr | None
     span: Span = _span()
+    to: Expr | None = None
 
 
-Clause = Key | Value | Minimize | Update | Reset
+@dataclass(frozen=True)
+class Writes:
+    """`writes through | stop`: whether outer gradients pass through the gradients that a memory takes."""
+
+    how: str
+    span: Span = _span()
+
+
+Clause = Key | Value | Minimize | Update | Reset | Writes
 
 
 # --- statements --------------------------------------------------------------------------------

@@ -124,7 +124,10 @@ class _Tick:
 
     def _before(self, state: State) -> Tensor:
         key = self.m.prefix + state.name
-        if key in self.state and not (state.reset and self.t % state.reset == 0):
+        reset = bool(state.reset) and self.t % (state.reset or 1) == 0
+        if reset and state.base is not None:
+            return self._before(self.m.states[state.base])
+        if key in self.state and not reset:
             return self.state[key]
         dtype = torch.int64 if state.type.kind == "int" else self.dtype
         first = initial_value(state.init, state.type, dtype)[None] if state.learned is None else self._param(state.learned)

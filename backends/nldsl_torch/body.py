@@ -37,8 +37,8 @@ class Names:
 # What generated functions use by name: primitives, their own variables, and Python's builtins.
 RESERVED = frozenset(dir(builtins)) | frozenset(
     """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick apply causal_conv chunk
-    chunk_solve channel_factors channel_kernel cross_entropy decay_kernel delay expect fitting from_memory linear_scan loop
-    norm matmul solve matrix_power eigenvectors part past region remember rope segments shift_down ticks to_memory together unchunk unit whole
+    chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_pull held from_memory linear_scan loop
+    norm matmul solve matrix_power eigenvectors part past region remember rope segments shift_down spread windows n_ ticks to_memory together unchunk unit whole
     window_attention""".split()
 )
 
@@ -124,7 +124,7 @@ def _compound(text: str) -> bool:
     depth = 0
     for i, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
-        if depth == 0 and char in "+-*/" and (i > 0 or char == "-") and not (char == "-" and text[i - 1 : i] == "e"):
+        if depth == 0 and char in "+-*/@" and (i > 0 or char == "-") and not (char == "-" and text[i - 1 : i] == "e"):
             return True
     return False
 

@@ -62,6 +62,16 @@ class Kernels:
             self.say(f"{self.named[text]} = {text}")
         return self.named[text]
 
+    def define(self, name: str, text: str) -> str:
+        """A name for an expression."""
+        self.say(f"{name} = {text}")
+        return name
+
+    def decay(self, n: int, logs: str) -> tuple[str, str]:
+        """Names of the kernel of a retention, and of what is kept of the start."""
+        self.say(f"L{n}, p{n} = decay_kernel({logs})")
+        return f"L{n}", f"p{n}"
+
     def score(self, probe: str, side: str) -> str:
         return self.once(f"{probe} @ {side}.mT", "m")
 
@@ -126,32 +136,28 @@ class Kernels:
     def _state_kernels(self, n: int, state: str) -> None:
         assert self.form.retention is not None
         earlier = [s for s in self.states[: n - 1] if self.machine.next[state].get(s) is not None]
-        self.say(f"L{n}, p{n} = decay_kernel({self.scalar(self.form.retention[state].number)})")
+        L, p = self.decay(n, self.scalar(self.form.retention[state].number))
         for w in self.machine.writes:
             terms = []
             for s in earlier:
                 carry = self.machine.next[state].get(s)
                 if (s, w.name) in self.K and carry is not None:
                     # A carry acts at every tick: a constant one must be 0 at the ticks of the padding.
-                    terms.append(f"L{n} @ ({self.before(self.K[s, w.name])} * {self.scalar(carry.number)}.unsqueeze(-1))")
+                    terms.append(f"{L} @ ({self.before(self.K[s, w.name])} * {self.scalar(carry.number)}.unsqueeze(-1))")
             direct = self.write_factor(state, w)
             if direct is not None:
-                terms.append(self.rows(direct.number, f"L{n}", -2))
+                terms.append(self.rows(direct.number, L, -2))
             if terms:
-                self.K[state, w.name] = f"K{n}{self.order[w.name]}"
-                self.say(f"{self.K[state, w.name]} = {' + '.join(terms)}")
+                self.K[state, w.name] = self.define(f"K{n}{self.order[w.name]}", " + ".join(terms))
         for m, start in enumerate(self.states[:n], 1):
-            terms = [f"p{n}"] if start == state else []
+            terms = [p] if start == state else []
             for s in earlier:
                 carry = self.machine.next[state].get(s)
                 if (s, start) in self.p and carry is not None:
                     before = self.before(self.p[s, start], 1.0 if s == start else 0.0)
-                    terms.append(f"(L{n} @ ({before} * {self.scalar(carry.number)}).unsqueeze(-1)).squeeze(-1)")
-            if terms == [f"p{n}"]:
-                self.p[state, start] = f"p{n}"
-            elif terms:
-                self.p[state, start] = f"p{n}{m}"
-                self.say(f"p{n}{m} = {' + '.join(terms)}")
+                    terms.append(f"({L} @ ({before} * {self.scalar(carry.number)}).unsqueeze(-1)).squeeze(-1)")
+            if terms:
+                self.p[state, start] = p if terms == [p] else self.define(f"p{n}{m}", " + ".join(terms))
 
     # --- reads ---------------------------------------------------------------------------------------
 

@@ -116,7 +116,8 @@ class ClassWriter(StepWriter):
         state = next(s for s in self.unit.states if s.name == name)
         shape = size(state.type)
         if state.learned is not None:
-            return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)})"
+            # Of one layout, whatever the batch: rounding follows it.
+            return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
         if is_zeros(state.init):
             return f"z.new_zeros(batch{''.join(f', {n}' for n in shape)})"
         return f"{initial(state.init, state.type)}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 
 from nldsl.core import Atom, Equation, Num, Type
 from nldsl.dims import Dim
-from nldsl.vocabulary import is_number
+from nldsl.vocabulary import is_number, join_axes
 
 Text = Callable[[Atom], str]
 TypeOf = Callable[[Atom], Type]
@@ -15,7 +15,7 @@ TypeOf = Callable[[Atom], Type]
 UNARY = {
     "exp": "{}.exp()", "log": "{}.log()", "sqrt": "{}.sqrt()", "abs": "{}.abs()", "sign": "{}.sign()", "tanh": "{}.tanh()",
     "sigmoid": "{}.sigmoid()", "softplus": "F.softplus({})", "silu": "F.silu({})",
-    "gelu": "F.gelu({})", "relu": "{}.relu()", "stop": "{}.detach()", "bfloat16": "{}.bfloat16()", "neg": "-{}", "copy": "{}",
+    "gelu": "F.gelu({})",  "relu": "{}.relu()", "stop": "{}.detach()", "bfloat16": "{}.bfloat16()", "neg": "-{}", "copy": "{}",
     "unit": "unit({})", "norm": "norm({})", "softmax": "{}.softmax(-1)",
 }  # fmt: skip
 BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
@@ -61,6 +61,9 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
     if e.op in ("max", "min"):
         return _extreme(e, aligned)
     match e.op:
+        case "gelu_pull":
+            c = f"torch.full_like({aligned(1)}, {aligned(0)})" if isinstance(e.args[0], Num) else aligned(0)
+            return f"gelu_pull({c}, {aligned(1)})"
         case "where":
             return _choice(e, aligned)
         case "dot" | "sqnorm" | "sum" | "mean":
@@ -106,9 +109,16 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "fill":
             return f"{align(text(e.args[0]), type(e.args[0]), result)} * torch.ones_like({text(e.args[1])})" if not isinstance(
                 e.args[0], Num) else f"torch.full_like({text(e.args[1])}, {text(e.args[0])})"  # fmt: skip
+        case "one_hot":
+            return f"F.one_hot({align(text(e.args[0]), type(e.args[0]), Type('int', (), result.axes))}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
         case "cross_entropy":
             return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
     raise NotImplementedError(e.op)
+
+
+def turned(operator: str) -> str:
+    """The transpose of an operator."""
+    return operator.removesuffix(".mT") if operator.endswith(".mT") else f"{operator}.mT"
 
 
 def _operator(atom: Atom, result: Type, text: Text, type: TypeOf) -> str:
@@ -155,6 +165,9 @@ def _apply(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
     W, X = type(w), type(x)
     if X.kind == "int":
         return f"F.embedding({text(x)}, {text(w)}.mT)" if not W.axes else f"{text(w)}.mT[..., {text(x)}, :]"
+    if len(X.axes) > len(W.axes) == len(result.axes) - 1 and W.axes == result.axes[:-1] and X.axes[-1] == result.axes[-1]:
+        # One operator for all copies of the innermost axis: a matrix product.
+        return f"{align(text(x), X, Type('real', X.shape, result.axes))} @ {turned(text(w))}"
     operator = align(text(w), W, Type("map", W.shape, result.axes))
     return f"apply({operator}, {align(text(x), X, Type('real', X.shape, result.axes))})"
 
@@ -170,7 +183,7 @@ def apply_param(W: Type, X: Type, w: str, x: str, rounded: bool = False) -> str:
         sizes = ", ".join(literal(n) for n in [a.size for a in W.axes] + [W.codomain])
         return f"F.linear({x}, {w}.flatten(0, -2)).unflatten(-1, ({sizes}))"
     letters = iter(ascii_lowercase[2:])
-    axes = W.axes if len(W.axes) >= len(X.axes) else X.axes
+    axes = join_axes([W, X])
     name = {a: next(letters) for a in axes}
     i, o = next(letters), next(letters)
     wa, xa, ya = ("".join(name[a] for a in group) for group in (W.axes, X.axes, axes))

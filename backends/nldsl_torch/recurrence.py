@@ -64,18 +64,26 @@ class RecurrenceWriter:
         accumulators = [f"sum {e.name}" for e in self.folds]
         args = [names.of(n) for n in (*streams, *fixed)] + (["tick"] if self.clocked else []) + [names.of(n) for n in (*registers, *accumulators)]
         head = [f"def {self.prefix}_tick({', '.join(args)}):", f'    """One tick of {self._what()}."""']
-        resets = []
-        for s in self.states.values():
-            if s.reset is not None:
-                resets += [f"if tick % {s.reset} == 0:", f"    {names.of(f'last {s.name}')} = {names.of(f'first {s.name}')}"]
+        resets = self.resets(names)
         if resets:
-            firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None]
+            firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None and s.base is None]
             head[0] = head[0].replace("):", f", {', '.join(firsts)}):")
         gives = [names.of(o) for o in self.step.outputs]
         after = [names.of(s) for s in self.states] + [names.of(n) for n in accumulators]
         lines = head + [f"    {line}" for line in [*resets, *body.lines]]
         lines.append(f"    return {_tuple(gives)}, {_tuple(after)}")
         return Function(f"{self.prefix}_tick", lines, streams, fixed)
+
+    def resets(self, names: Names) -> list[str]:
+        """States put back where that is due, those that others go back to first."""
+        lines: list[str] = []
+        waiting = [s for s in self.states.values() if s.reset is not None]
+        while waiting:
+            s = next(s for s in waiting if s.base not in {w.name for w in waiting})
+            waiting.remove(s)
+            start = names.of(f"first {s.name}" if s.base is None else f"last {s.base}")
+            lines += [f"if tick % {s.reset} == 0:", f"    {names.of(f'last {s.name}')} = {start}"]
+        return lines
 
     def _what(self) -> str:
         states = ", ".join(self.states)
@@ -131,7 +139,9 @@ class RecurrenceWriter:
         if any("valid" in line for line in body):
             lines.append(f"    valid = chunk({some}.new_ones(T), C, -1).expand({some}.shape[:-1])")
         lines += [f"    {line}" for line in body]
-        lines.append("    return torch.cat([unchunk(x, T) for x in reads], -1), s")
+        # A state that nothing reads on the way gives reads of width 0.
+        whole = "torch.cat([unchunk(x, T) for x in reads], -1)" if reads else "s.new_zeros(*s.shape[:-2], T, 0)"
+        lines.append(f"    return {whole}, s")
         return lines, vectors, scalars, [r.name for r in reads]
 
     def _sources(self) -> list[Equation]:

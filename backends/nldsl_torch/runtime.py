@@ -90,6 +90,13 @@ def decay_kernel(g: Tensor) -> tuple[Tensor, Tensor]:
     return _DecayKernel.apply(_exact(g))
 
 
+def decay_ends(g: Tensor) -> tuple[Tensor, Tensor]:
+    """Log retentions g [..., C] -> (p [...], tail [..., C]): what is kept to the end of the state before, and of each tick's write."""
+    total = _log_sum(g, -1)
+    last = total[..., -1:]
+    return last.squeeze(-1).exp().to(g.dtype), (last - total).to(g.dtype).exp()
+
+
 def _levels(x: Tensor, b: int) -> tuple[Tensor, Tensor]:
     """Pairs of neighbouring blocks of b ticks: [..., C, d] -> (first, second) views [..., C / 2b, b, d]."""
     return x.unflatten(-2, (-1, 2, b)).unbind(-3)

@@ -17,6 +17,7 @@ from nldsl_torch import ops
 from nldsl_torch.body import Body, Names, renamed, worth_fusing
 from nldsl_torch.initial import size
 from nldsl_torch.recurrence import RecurrenceWriter
+from nldsl_torch.windows import WindowWriter
 
 TEMPORAL = {"delay", "conv", "count", "rope"}
 
@@ -173,7 +174,8 @@ class StepWriter:
         form = self.plan.forms[step.states[0]]
         prefix = f"{self.prefix}_{identifier(step.states[0])}"
         equation = machine_text(self.plan, form) if form.machine is not None else []
-        writer = RecurrenceWriter(prefix, self.unit, self.types, self.static, step, form, equation)
+        kind = WindowWriter if form.windows is not None else RecurrenceWriter
+        writer = kind(prefix, self.unit, self.types, self.static, step, form, equation)
         tick = writer.tick()
         self.functions += [*tick.lines, "", ""]
         states = list(step.states)
@@ -181,7 +183,7 @@ class StepWriter:
         for e in writer.folds:
             self.carried[f"{e.name}:sum"] = f"z.new_zeros(batch{''.join(f', {n}' for n in size(self.types[e.name]))})"
         outs = [self.local(o) for o in step.outputs]
-        first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None]
+        first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None and s.base is None]
         fixed = [self.local(f) for f in tick.fixed]
         keys = states + sums
         self.forward.append(f"# {', '.join(states)}: {form.name}")
@@ -196,12 +198,37 @@ class StepWriter:
         run += ', start=state[":tick"])' if writer.clocked else ")"
         targets = ", ".join(f'new["{k}"]' for k in keys)
         self.forward.append(f"{indent}({''.join(o + ', ' for o in outs)}), ({targets},) = {run}")
-        if form.machine is not None:
+        if isinstance(writer, WindowWriter):
+            self.forward.append("else:")
+            self._windows(writer, step, prefix, first)
+        elif form.machine is not None:
             self.forward.append("else:")
             self._chunks(writer, form, step, prefix)
         elif form.scan is not None:
             self.forward.append("else:")
             self._scan(form.scan, step, prefix)
+
+    def _windows(self, writer: WindowWriter, step: Recurrence, prefix: str, first: list[str]) -> None:
+        window, also, keys = writer.window()
+        self.functions += [*also, *window.lines, "", ""]
+        depth = {n: len(self.types[n].axes) for n in (*window.streams, *step.outputs)}
+        streams = [f"{self.local(n)}.movedim(1, {1 + depth[n]}).contiguous()" if depth[n] else self.local(n) for n in window.streams]
+        dims = [tuple(1 + depth[n] for n in names) for names in (window.streams, step.outputs)]
+        fixed = ", ".join(self.local(n) for n in window.fixed)
+        held, targets = ", ".join(f'state["{k}"]' for k in keys), ", ".join(f'new["{k}"]' for k in keys)
+        say = self.forward.append
+        say("    xs = [")
+        self.forward += [f"        {x}," for x in streams]
+        say("    ]")
+        outs = [self.local(o) for o in step.outputs]
+        cut = writer.cut
+        call = f"{window.name}, xs, {dims!r}, [{fixed}], [{held}], T, {cut.ticks}, {cut.phase}, state[\":tick\"]"
+        ahead = f", taken={writer.inside}" if writer.inside < len(streams) else ""
+        ahead += f", ahead={prefix}_ahead, given={[window.streams.index(n) for n in writer.feeds]!r}" if writer.feeds else ""
+        say(f"    ({''.join(o + ', ' for o in outs)}), ({targets},) = windows({call}, first=[{', '.join(first)}]{ahead})")
+        for n, o in zip(step.outputs, outs, strict=True):
+            if depth[n]:
+                say(f"    {o} = from_memory({o}, {depth[n]})")
 
     def _scan(self, scan: Scan, step: Recurrence, prefix: str) -> None:
         """All states of a vector at once, then the other equations of its group as maps."""

@@ -54,6 +54,11 @@ def norm(x: Tensor) -> Tensor:
     return x * ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
+def gelu_pull(c: Tensor, x: Tensor) -> Tensor:
+    """c times the derivative of gelu at x."""
+    return torch.ops.aten.gelu_backward(*torch.broadcast_tensors(c, x))
+
+
 def apply(operator: Tensor, x: Tensor) -> Tensor:
     """operator [.., out, in] of x [.., in], in the wider dtype of the two."""
     if operator.dtype != x.dtype:
@@ -199,6 +204,58 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
         out, states = tick(*(c[t] for c in columns), *fixed, *clock, *states, *first)
         outs.append(out)
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
+
+
+def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None):
+    """Window after window of `ticks` ticks; windows end after ticks phase, phase + ticks, ... counted from the first of all.
+
+    A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(tick, n, *streams, *fixed,
+    *states, *first, *values) -> (*outputs, *states)` for the n ticks of one window, or of its part in this call, with the first
+    `taken` streams (all by default); `tick` counts those before, and the values are `ahead(*streams, n)` of the streams `given`.
+
+    `late`, a tuple (function, streams, dims, fixed, states): what reads states after their step, which is one tick earlier than the
+    next window begins. Gives the last of the outputs, of the streams, fixed values and states of those numbers.
+    """
+    before = int(start)
+    sizes = [min(T, ticks - (before - phase) % ticks)]
+    sizes += [ticks] * ((T - sizes[0]) // ticks)
+    sizes += [rest] if (rest := T - sum(sizes)) else []
+    parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
+    values = _ahead(ahead, [streams[i] for i in given], [dims[0][i] for i in given], sizes, ticks) if ahead is not None else [()] * len(sizes)
+    pieces = _pieces(late, streams, sizes, (before + T - phase) % ticks == 0) if late is not None else []
+    count = len(dims[1]) - (late[2] if late is not None else 0)
+    outs, lates = [], []
+    for w, n in enumerate(sizes):
+        if late is not None:
+            lates.append(late[0](n, *pieces[w], *late[3], *(states[i] for i in late[4])))
+        out = run(before, n, *(part[w] for part in parts), *fixed, *states, *first, *values[w])
+        outs.append(out[:count])
+        states = out[count:]
+        before += n
+    return tuple(torch.cat(o, dim) for o, dim in zip(zip(*outs), dims[1])), states
+
+
+def _ahead(ahead, streams, dims, sizes: list[int], ticks: int) -> list[tuple[Tensor, ...]]:
+    """The values of each window: those of whole windows at once, as a batch."""
+    B = streams[0].shape[0]
+    first = sizes.index(ticks) if ticks in sizes else 0
+    whole = sizes.count(ticks)
+    values: list[tuple[Tensor, ...]] = []
+    at = 0
+    for w, n in enumerate(sizes):
+        if n == ticks and w > first:
+            at += n
+            continue
+        N = whole if n == ticks else 1
+        pieces = [x.narrow(d, at, N * n).unflatten(d, (N, n)).movedim(d, 0).flatten(0, 1) for x, d in zip(streams, dims)]
+        values += zip(*(v.unflatten(0, (N, B)).unbind(0) for v in ahead(*pieces, n)))
+        at += n
+    return values
+
+
+def spread(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """A tensor with all leading dimensions, those of size 1 extended."""
+    return x.expand(*lead, *x.shape[len(lead) :])
 
 
 def remember(past: Tensor, x: Tensor, window: int | None) -> Tensor:

@@ -36,8 +36,9 @@ PAGES = {
         "block b(d, n = 2) {\n  in x : real[d]\n  out y = delay(x, n)\n}",
     ),
     "NL106": error(
-        "a store as a value",
-        "A store keeps pairs, it is not an operator: it can only be read at a query.",
+        "a store or a network as a value",
+        "A store keeps pairs, and a memory whose structure is a block has several states: neither is an operator, both"
+        " can only be read at a query.",
         "block b(d) {\n  in x : real[d]\n  memory A : store(d -> d) { key x  value x }\n  out y = A\n}",
         "block b(d) {\n  in x : real[d]\n  memory A : store(d -> d) { key x  value x }\n  out y = A(x)\n}",
     ),
@@ -129,6 +130,15 @@ PAGES = {
         " taken of a negative number, and no number is above 1e308.",
         "const a = 1 / 0",
         "const a = 1 / 2",
+    ),
+    "NL121": error(
+        "not the structure of a memory",
+        "A block is the structure of a memory if it has one input, one output and params, and no past of its own: its"
+        " equations, chains and inner blocks use no memory, `each`, `conv`, `delay`, `rope`, `count` or `last`.",
+        "block half(d) {\n  in x : real[d]\n  out y = 0.5 * x\n}\n"
+        "block b(d) {\n  in x : real[d]\n  memory M : half(d) { minimize -dot(M(x), x) by gd(1) }\n  out y = M(x)\n}",
+        "block scale(d) {\n  in x : real[d]\n  param a : real[d] = ones\n  out y = a * x\n}\n"
+        "block b(d) {\n  in x : real[d]\n  memory M : scale(d) { minimize -dot(M(x), x) by gd(1) }\n  out y = M(x)\n}",
     ),
     "NL190": warning(
         "a param that nothing uses",

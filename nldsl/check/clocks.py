@@ -33,14 +33,17 @@ OWN_PAST = frozenset({"count", "delay", "conv", "attend", "rope"})  # operations
 
 
 def clocks(unit: Unit, types: Types) -> list[Diagnostic]:
-    """NL304 fast streams in slow steps, NL305 learners on another clock, NL306 resets inside a period."""
+    """NL304 fast streams in slow steps, NL305 learners on another clock, NL306 resets inside a period, NL403 resets to what does not fit."""
     reading, every = Reading.of(unit), stream_clocks(unit)
     found: list[Diagnostic] = []
     for state in unit.states:
-        if state.every > 1 and state.name in reading.equations:
+        if state.every > 1 and not state.sampled and state.name in reading.equations:
             found += _fast_reads(reading, state, every, types)
-        if state.reset is not None and state.reset % state.every:
-            found.append(_cut_short(state))
+        whole = reading.states[reading.starts.get(state.name, state.name)]
+        if whole.reset is not None and whole.reset % state.every and whole.base not in reading.paced:
+            found.append(_cut_short(state, whole))
+        if state.base is not None and (wrong := _base(reading, state)) is not None:
+            found.append(wrong)
     for memory in unit.memories:
         parent = reading.states.get(memory.parent or "")
         own = reading.states.get(memory.state or "")
@@ -141,15 +144,39 @@ def _too_fast(reading: Reading, state: State, atom: Atom) -> Diagnostic:
     )
 
 
-def _cut_short(state: State) -> Diagnostic:
+
+
+def _cut_short(state: State, whole: State) -> Diagnostic:
+    """`whole` is the state itself, or the one of whose windows it is the start."""
+    place = "one of its periods" if whole is state else f"a window of {state.every} ticks"
+    what = f"`{whole.name}` falls inside {place}"
     return Diagnostic(
         "NL306",
-        f"the reset of `{state.name}` falls inside one of its periods",
+        f"the reset of {what}",
         (Label(state.span),),
         expected=f"a multiple of {state.every} ticks between resets",
-        found=f"reset every {state.reset}",
-        help=f"reset every {max(1, round((state.reset or 1) / state.every)) * state.every}",
+        found=f"reset every {whole.reset}",
+        help=f"reset every {max(1, round((whole.reset or 1) / state.every)) * state.every}",
     )
+
+
+def _base(reading: Reading, state: State) -> Diagnostic | None:
+    """A state starts again from one like it, and in the end from a first value."""
+    base = reading.states.get(state.base or "")
+    if base is None:
+        return None  # wrong itself, and reported
+    if base.type != state.type:
+        return Diagnostic("NL403", f"`{state.name}` cannot be reset to `{base.name}`", (Label(state.span), Label(base.span, str(base.type))),
+                          expected=f"a memory of the type {state.type}", found=str(base.type))  # fmt: skip
+    seen: dict[str, State] = {}
+    while base is not None and base.name not in seen:
+        seen[base.name] = base
+        base = reading.states.get(base.base or "")
+    if base is None or state.name not in seen or state.name != next(n for n in reading.states if n in seen):
+        return None  # a circle is said at its first member
+    others = (s for s in seen.values() if s is not state)
+    return Diagnostic("NL403", f"the reset of `{state.name}` leads back to itself", (Label(state.span), *(Label(s.span) for s in others)),
+                      expected="one of them with a first value of its own", found=" to ".join(f"`{n}`" for n in (state.name, *seen)))  # fmt: skip
 
 
 def _clock_text(state: State) -> str:

@@ -61,8 +61,10 @@ def edges(units: Mapping[str, Unit], key: str) -> Iterator[Edge]:
         for name, equation in part.equations:
             yield from _equation(part, name, equation)
         for name, state in part.states:
-            if state.learned is not None:
+            if state.learned is not None and not {state.name} & (part.reading.starts.keys() | part.reading.paced.keys()):
                 yield Edge(part.name(state.learned), name, "initialisation")
+            if state.base is not None:
+                yield Edge(part.name(state.base), name, "last")
         for name, memory in part.memories:
             if memory.state is None:
                 yield from (Edge(part.name(a.name), name, "now") for a in (memory.key, memory.value) if isinstance(a, Ref))

@@ -91,6 +91,8 @@ def _mentioned(reading: Reading) -> set[str]:
     unit = reading.unit
     names = {a.name for e in unit.equations for a in reading.atoms(e.name) if isinstance(a, (Ref, Last))}
     names |= {a.name for i in unit.instances for _, a in i.args if isinstance(a, (Ref, Last))}
+    # An objective that is a stream of the block has the equations of the stream in it.
+    names |= {e.name for grad in unit.equations if (o := grad.attr("objective")) is not None for e in o.equations}
     clauses: list[Atom | None] = [a for m in unit.memories for a in (m.key, m.value)]
     names |= {a.name for a in clauses if isinstance(a, (Ref, Last))}
     return names | {s.learned for s in unit.states if s.learned is not None}

@@ -74,10 +74,29 @@ class Reading:
             found.add(name)
             stack += [a.name for a in self.atoms(name) if isinstance(a, (Ref, Last))]
             learned = self.states[name].learned if name in self.states else None
-            if learned is not None:
-                stack.append(learned)
+            base = self.states[name].base if name in self.states else None
+            stack += [n for n in (learned, base) if n is not None]
             if name in views:
                 stack += [a.name for a in (views[name].key, views[name].value) if isinstance(a, (Ref, Last))]
+        return found
+
+    @cached_property
+    def starts(self) -> dict[str, str]:
+        """The states that hold another one as it was at the start of a window, `start(C) M`, and that other one."""
+        owned = {m.state for m in self.unit.memories}
+        copies = ((s.name, self.equations.get(s.name)) for s in self.unit.states if s.sampled and s.name not in owned)
+        return {n: e.args[0].name for n, e in copies if e is not None and e.op == "copy" and isinstance(e.args[0], Ref) and e.args[0].name in self.states}
+
+    @cached_property
+    def paced(self) -> dict[str, str]:
+        """The states that are steps at the ends of periods, `STEP every N`, and the memory that goes on from them."""
+        found: dict[str, str] = {}
+        for state in self.unit.states:
+            step = self.states.get(state.base or "")
+            while step is not None and self.owner(step.name) is None and step.name not in found and self.owner(state.name) is not None:
+                found[step.name] = state.name
+                before = (a.name for n in self.ancestors(step.name) for a in self.atoms(n) if isinstance(a, Ref) and a.name in self.states)
+                step = next((self.states[n] for n in before if n != state.name and n not in found), None)
         return found
 
     @cached_property

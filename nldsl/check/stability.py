@@ -95,17 +95,26 @@ def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -
         at = gradient.args[0]
         if isinstance(at, Ref) and implicit_at(gradient, implicit) is not None and name in reading.ancestors(at.name):
             continue  # an implicit step never overshoots
-        if not reading.holds(at, state.name, carried):
+        start = isinstance(at, Last) and reading.starts.get(at.name) == state.name
+        if not start and not reading.holds(at, state.name, carried):
             continue
         objective: Objective = gradient.attr("objective")
         bend = curvature(objective, ranges)
         if bend is None or bend.high == 0:
             continue
         strength = times(times(Interval(max(bound.low, 0.0), max(bound.high, 0.0)), bend), factor)
-        if strength.high > 2 + SLACK:
+        if strength.high > 2 + SLACK and not (bend.high == INF and _through_network(reading, state, objective)):
             found.append(_overshoot(state, objective, span, bound, bend))
         found += _double_erase(reading, ranges, state, objective, strength)
     return found
+
+
+def _through_network(reading: Reading, state: State, objective: Objective) -> bool:
+    """Whether the objective reads other states of the same memory: then no key in it is the author's to bound."""
+    siblings = {s.name for s in reading.unit.states if (s.span.start, s.span.source) == (state.span.start, state.span.source)}
+    siblings -= {state.name, *(n for n, whole in reading.starts.items() if whole == state.name)}
+    read = {a.name for e in objective.equations for a in e.args if isinstance(a, (Ref, Last))}
+    return any(siblings & {n, *(a.name for r in reading.ancestors(n) for a in reading.atoms(r) if isinstance(a, Last))} for n in read)
 
 
 def _overshoot(state: State, objective: Objective, span: Span, bound: Interval, bend: Interval) -> Diagnostic:
@@ -136,6 +145,8 @@ def _rated_gradient(reading: Reading, atom: Atom) -> tuple[Atom | None, Equation
         rate, found, _one = _rated_gradient(reading, equation.args[0])
         every = next((s.every for s in reading.unit.states if s.name == equation.attr("memory")), 1)
         return rate, found, Interval(0.0, float(every) if equation.attr("over") == "sum" else 1.0)
+    if equation.op == "stop":
+        return _rated_gradient(reading, equation.args[0])
     return None, equation if equation.op == "grad" else None, ONE
 
 

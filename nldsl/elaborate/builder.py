@@ -76,6 +76,15 @@ class Builder:
         self.report("NL003", message, span, expected=f"at most {BUDGET} a block", found="more")
         return TooLarge()
 
+    def mark(self) -> tuple[int, set[str], dict[str, int]]:
+        """A place to go back to."""
+        return len(self.equations), set(self.used), dict(self.numbers)
+
+    def back_to(self, mark: tuple[int, set[str], dict[str, int]]) -> None:
+        """Forget the equations emitted and the names given since a mark."""
+        del self.equations[mark[0] :]
+        self.used, self.numbers = mark[1], mark[2]
+
     def unroll(self, copies: int, span: Span) -> None:
         """Count the copies that a `for`, `chain` or `sum` makes."""
         self.copies += copies

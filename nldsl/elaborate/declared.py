@@ -8,7 +8,7 @@ from nldsl import tree
 from nldsl.core import Init, Input, Last, Param, Ref, State, Type
 from nldsl.diagnostics import did_you_mean
 from nldsl.dims import Dim
-from nldsl.elaborate.builder import Builder
+from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import as_float, constant
 from nldsl.elaborate.scope import Remembered, Scope, Stream
 
@@ -22,6 +22,7 @@ class Declarations:
 
     def __init__(self, builder: Builder):
         self.b = builder
+        self.placed: dict[str, Type] = {}  # of what stands for the declarations of a structure
 
     def dim(self, expr: tree.Expr, scope: Scope) -> Dim:
         value = constant(expr, scope)
@@ -55,11 +56,18 @@ class Declarations:
                 return self.type(map, scope)
             case tree.LikeType(name):
                 return self._like(node, name, scope)
+            case tree.StructureType():
+                raise Skip  # reported by the parser
         raise AssertionError(node)
 
     def _like(self, node: tree.LikeType, name: str, scope: Scope) -> Type:
         learner = scope.find_learner()
         found = scope.find(name)
+        if isinstance(found, Remembered) and found.structure is not None and found.node is not None:
+            raise self.b.fail("NL106", f"`{name}` is a network: it has no type of its own", node.span, expected="its block",
+                              help=found.node.type.span.text)  # fmt: skip
+        if isinstance(found, Stream) and isinstance(found.atom, Ref) and found.atom.name in self.placed:
+            return self.placed[found.atom.name]
         if name == "w" and learner is not None and found is None:
             wanted = learner.memory
         elif isinstance(found, Remembered) or (isinstance(found, Stream) and found.atom is not None):

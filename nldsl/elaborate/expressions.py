@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import as_float, constant, undefined
-from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Stream, Variable
+from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Stream, Structure, Variable
 from nldsl.source import Span
 from nldsl.vocabulary import WORDS
 
@@ -41,7 +42,7 @@ class Expressions:
 
     def _operation(self, expr: tree.Expr, scope: Scope, hint: str, name: str | None) -> Atom:
         match expr:
-            case tree.Name() | tree.Index() | tree.Last():
+            case tree.Name() | tree.Index() | tree.Last() | tree.Start():
                 atom = self._value(expr, scope)
                 return self.b.alias(atom, expr.span, name) if name is not None else atom
             case tree.Unary("-", operand):
@@ -85,6 +86,9 @@ class Expressions:
         if found is None:
             self._unknown(name, expr.span, scope)
         self.b.read.add(name)
+        memory = found.memory if isinstance(found, Variable) else found
+        if isinstance(memory, Remembered) and memory.structure is not None and not memory.structure.leaves:
+            raise Skip  # reported where it is declared
         return name, found
 
     def spell(self, expr: tree.Expr, scope: Scope) -> str:
@@ -117,6 +121,11 @@ class Expressions:
         """A bare name as a value: the state after this tick for a memory."""
         if isinstance(expr, tree.Last):
             return self._last(expr, scope)
+        if isinstance(expr, tree.Start):
+            memory, atoms = self.start_of(expr, scope)
+            if memory.structure is not None:
+                raise self._only_read(memory.name, expr.span)
+            return self._seen_from(atoms[0], memory.axes, scope, expr.span)
         if isinstance(expr, tree.Name):
             learner = scope.find_learner()
             if learner is not None and expr.id == "w" and not scope.defines("w"):
@@ -129,8 +138,10 @@ class Expressions:
                 return self._seen_from(replace(atom, span=expr.span), axes, scope, expr.span)
             case Operator(core, axes):
                 return self._seen_from(Ref(core, expr.span), axes, scope, expr.span)
-            case Variable(atom):
+            case Variable((atom,), Remembered(structure=None)):
                 return Ref(atom.name, expr.span) if isinstance(atom, Ref) else atom
+            case Remembered(structure=Structure()) | Variable():
+                raise self._only_read(name, expr.span)
             case Remembered(core, axes, _, _, pairs):
                 if pairs is not None:
                     raise self.b.fail("NL106", f"the store `{name}` can only be read at a query", expr.span, help=f"{name}(q)")
@@ -149,15 +160,20 @@ class Expressions:
         if isinstance(inner, tree.Name) and inner.id == "w" and learner is not None and not scope.defines("w"):
             return learner.last
         name, found = self.binding(inner, scope)
+        if isinstance(found, Variable):
+            found = found.memory
         match found:
+            case Remembered(structure=Structure()):
+                raise self._only_read(name, expr.span)
             case Stream(Ref(core), axes) | Remembered(core, axes, _, _, None):
                 return self._seen_from(Last(core, expr.span), axes, scope, expr.span)
             case Stream(Last(core), axes):
                 raise self.b.fail("NL109", "`last` of a `last`", expr.span, help=f"delay({name}, 2)")
-            case Variable(_, last):
-                return last
         raise self.b.fail("NL109", f"`last` looks at a stream or a memory, and `{name}` is neither", expr.span,
                           expected="a stream or a memory")  # fmt: skip
+
+    def _only_read(self, name: str, span: Span) -> Skip:
+        return self.b.fail("NL106", f"`{name}` is a network: it can only be read at a query", span, expected=f"`{name}` of a query", help=f"{name}(q)")
 
     def _seen_from(self, atom: Atom, axes: tuple[Any, ...], scope: Scope, span: Span) -> Atom:
         """The atom as seen from a scope: axes of an `each` that has been left become dimensions."""
@@ -169,6 +185,10 @@ class Expressions:
 
     def _call(self, expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
         fn = expr.fn
+        if (network := self._network(fn, scope)) is not None:
+            return self.run(*network, expr, scope, hint, name)
+        if isinstance(fn, tree.Start):
+            return self.b.emit("apply", (self._value(fn, scope), self._one(expr, scope, hint)), expr.span, name, hint)
         if isinstance(fn, tree.Last):
             return self.b.emit("apply", (self._last(fn, scope), self._one(expr, scope, hint)), expr.span, name, hint)
         if not isinstance(fn, (tree.Name, tree.Index)):
@@ -193,6 +213,23 @@ class Expressions:
             raise self.b.fail("NL108", f"`{spelled}` cannot be applied", fn.span, expected="an operator, a memory or a block", found=kind)
         operator = self._value(fn, scope)
         return self.b.emit("apply", (operator, self._one(expr, scope, hint)), expr.span, name, hint)
+
+    def _network(self, fn: tree.Expr, scope: Scope) -> tuple[Remembered, tuple[Atom, ...]] | None:
+        """A memory whose structure is a block, and its states as they are read; None for anything else."""
+        if isinstance(fn, tree.Start):
+            memory, atoms = self.start_of(fn, scope)
+            return (memory, atoms) if memory.structure is not None else None
+        place = fn.operand if isinstance(fn, tree.Last) else fn
+        if not isinstance(place, (tree.Name, tree.Index)) or (isinstance(place, tree.Name) and scope.find(place.id) is None):
+            return None
+        found = self.binding(place, scope)[1]
+        if isinstance(found, Variable) and found.memory.structure is not None and not isinstance(fn, tree.Last):
+            return found.memory, found.atoms
+        memory = found.memory if isinstance(found, Variable) else found
+        if not isinstance(memory, Remembered) or memory.structure is None:
+            return None
+        kind = Last if isinstance(fn, tree.Last) else Ref
+        return memory, tuple(kind(state, fn.span) for state in memory.states)
 
     def _one(self, expr: tree.Call, scope: Scope, hint: str) -> Atom:
         self._count(expr, 1)
@@ -296,6 +333,12 @@ class Expressions:
         raise NotImplementedError
 
     def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Atom:
+        raise NotImplementedError
+
+    def start_of(self, expr: tree.Start, scope: Scope) -> tuple[Remembered, tuple[Atom, ...]]:
+        raise NotImplementedError
+
+    def run(self, memory: Remembered, atoms: Sequence[Atom], expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
         raise NotImplementedError
 
     def filled(self, store: Remembered, reader: tree.Call) -> None:

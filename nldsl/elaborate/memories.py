@@ -1,38 +1,39 @@
-"""Memories and rules: `minimize E by STEP, STEP` becomes equations; a rule's body is inlined with `w` and `g`."""
+"""Memories: declarations and clauses, and `minimize E by STEP, STEP` as equations."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
+from functools import partial
+from math import lcm
 from typing import Any
 
 from nldsl import tree
 from nldsl.core import Atom, Last, Memory, Objective, Param, Ref, State, Type
-from nldsl.diagnostics import Label, did_you_mean
+from nldsl.diagnostics import Label
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.declared import Declarations
-from nldsl.elaborate.expressions import Expressions
-from nldsl.elaborate.scope import Binding, Constant, Learner, Remembered, Scope, Stream, Variable
-from nldsl.source import Span
+from nldsl.elaborate.learners import Learners
+from nldsl.elaborate.paths import Open
+from nldsl.elaborate.scope import Learner, Remembered, Scope, Variable
 
 
-class Memories(Expressions):
+class Memories(Learners):
     """Elaborates the memories of one unit."""
 
     def __init__(self, builder: Builder, top: Scope):
-        super().__init__(builder)
+        super().__init__(builder, top)
         self.declared = Declarations(builder)
-        self.top = top
-        self.rules: list[tree.Rule] = []  # those whose bodies are being written out
+        self.open: dict[str, Open] = {}  # objectives that are streams, by the variable they are a function of
         self.stores: dict[str, tuple[tree.Memory, str, Scope] | None] = {}  # those not elaborated yet; None while one is
 
     # --- declarations --------------------------------------------------------------------------
 
     def remembered(self, node: tree.Memory, scope: Scope, name: str) -> Remembered:
         pairs: list[Any] | None = [] if isinstance(node.type, tree.StoreType) else None
-        return Remembered(name, scope.axes, node, node.name.span, pairs)
+        structure = self.structure(node.type, scope) if isinstance(node.type, tree.StructureType) else None
+        return Remembered(name, scope.axes, node, node.name.span, pairs, structure)
 
     def filled(self, store: Remembered, reader: tree.Call) -> None:
         """A store may be read by what stands before it: elaborate it now."""
@@ -52,41 +53,79 @@ class Memories(Expressions):
         """Elaborate one memory; its binding is in the scope already."""
         binding = scope.find(spelled)
         assert isinstance(binding, Remembered)
+        if not binding.states:
+            return  # its structure is wrong, and reported
         clauses = _by_kind(node, self.b)
         if isinstance(node.type, tree.StoreType):
             self._store(node, clauses, binding, scope)
             return
         learner = scope.find_learner()
-        type = self.declared.type(node.type, scope)
         every, offset = self._clock(node, scope, learner)
-        init, learned = self.declared.init(node.init, scope) if node.init is not None else (("zeros",), False)
-        slow: str | None = None
-        if learned:
-            slow = self.b.fresh(f"{binding.name}.init")
-            self.b.params.append(Param(slow, type, init, False, node.span))
-        reset = self._reset(clauses.get(tree.Reset), scope)
-        self.b.states.append(State(binding.name, type, init, node.name.span, slow, every, offset, reset))
+        reset, base = self._reset(clauses.get(tree.Reset), scope, binding)
+        for name, leaf in zip(binding.states, self._leaves(node, binding, scope, bool(base)), strict=True):
+            type, init, learned = leaf
+            slow = self.b.fresh(f"{name}.init") if learned else None
+            if slow is not None:
+                self.b.params.append(Param(slow, type, init, False, node.span))
+            start = base[binding.states.index(name)] if base else None
+            update = clauses.get(tree.Update)
+            sampled = isinstance(update, tree.Update) and update.sampled
+            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled))
         key = self._association(clauses.get(tree.Key), scope, f"{binding.name}.key")
         value = self._association(clauses.get(tree.Value), scope, f"{binding.name}.value")
         update, minimize = clauses.get(tree.Update), clauses.get(tree.Minimize)
         text: str | None = None
         steps: tuple[str, ...] = ()
-        if isinstance(update, tree.Update):
+        if update is not None and tree.Writes in clauses:
+            raise self.b.fail("NL402", "`writes` is about gradients, and this memory takes none", clauses[tree.Writes].span,
+                              Label(update.span, "it becomes this"), expected="`writes` beside `minimize`", help="stop(...) in the update")  # fmt: skip
+        if isinstance(update, tree.Update) and binding.structure is None:
             self.atom(update.expr, scope, f"{binding.name}.w", binding.name)
         elif isinstance(minimize, tree.Minimize):
             text, steps = minimize.objective.span.text, tuple(s.span.text for s in minimize.steps)
             own = node.every is not None or learner is None  # an inherited clock's gradient is folded already
-            self._minimize(node, minimize, spelled, binding, scope, type, (every, offset, own and every > 1))
+            writes = clauses.get(tree.Writes)
+            cut = isinstance(writes, tree.Writes) and self._cuts(writes)
+            self._minimize(node, minimize, spelled, binding, scope, (every, offset, own and every > 1), cut)
         else:
-            raise self.b.fail("NL401", f"the memory `{spelled}` has no `minimize` and no `update`", node.name.span,
-                              expected="an objective or an update", help="minimize 0.5 * sqnorm(M(k) - v) by gd(0.1)")  # fmt: skip
-        self.b.memories.append(
-            Memory(binding.name, binding.name, parent, key, value, text, steps, None, type.axes, node.span)
-        )
+            what = "a network has an objective" if update is not None else f"the memory `{spelled}` has no `minimize` and no `update`"
+            raise self.b.fail("NL401", what, node.name.span,
+                              expected="an objective" if update is not None else "an objective or an update",
+                              help="minimize 0.5 * sqnorm(M(k) - v) by gd(0.1)")  # fmt: skip
+        for name in binding.states:
+            state = next(s for s in self.b.states if s.name == name)
+            self.b.memories.append(Memory(name, name, parent, key, value, text, steps, None, state.type.axes, node.span))
+
+    def _leaves(self, node: tree.Memory, binding: Remembered, scope: Scope, based: bool) -> list[tuple[Type, Any, bool]]:
+        """Type, first value, and whether it is learned, of each state of a memory; one that starts from another has none to learn."""
+        own_first = binding.structure is not None and not based
+        given, learned = self.declared.init(node.init, scope) if node.init is not None else (("zeros",), own_first)
+        if based and learned and node.init is not None:
+            raise self.b.fail("NL403", f"`{binding.name}` starts from the memory it is reset to: there is no first value to learn", node.init.span,
+                              expected="no first value")  # fmt: skip
+        if binding.structure is None:
+            return [(self.declared.type(node.type, scope), given, learned)]
+        own = node.init is None or (isinstance(node.init, tree.Name) and node.init.id == "learned")
+        return [(leaf.type, leaf.init if own else given, learned) for leaf in binding.structure.leaves]
+
+    def _cuts(self, clause: tree.Writes) -> bool:
+        if clause.how not in ("through", "stop"):
+            raise self.b.fail("NL402", f"writes do not `{clause.how}`", clause.span, expected="writes through, or writes stop")
+        return clause.how == "stop"
+
+    def anchors(self) -> None:
+        """The states at the starts of windows that something reads: copies made at the end of each window."""
+        for name, windows in self.windows.items():
+            state = next((s for s in self.b.states if s.name == name), None)
+            for ticks in windows if state is not None else ():
+                assert state is not None
+                reset = lcm(state.reset, ticks) if state.reset is not None else None
+                self.b.states.append(replace(state, name=f"{name}.start{ticks}", every=ticks, offset=0, reset=reset, sampled=True))
+                self.b.alias(Ref(name, state.span), state.span, f"{name}.start{ticks}")
 
     def _store(self, node: tree.Memory, clauses: dict[type, Any], binding: Remembered, scope: Scope) -> None:
         assert isinstance(node.type, tree.StoreType) and binding.pairs is not None
-        for kind in (tree.Minimize, tree.Update, tree.Reset):
+        for kind in (tree.Minimize, tree.Update, tree.Reset, tree.Writes):
             if kind in clauses:
                 raise self.b.fail("NL402", "a store keeps its pairs as they are", clauses[kind].span,
                                   expected="only `key` and `value`", help="memory A : d -> e { ... } has an objective")  # fmt: skip
@@ -132,203 +171,103 @@ class Memories(Expressions):
                               expected=f"0 .. {every}", found=str(offset))  # fmt: skip
         return every, offset
 
-    def _reset(self, clause: tree.Reset | None, scope: Scope) -> int | None:
+    def _reset(self, clause: tree.Reset | None, scope: Scope, memory: Remembered) -> tuple[int | None, tuple[str, ...]]:
+        """Ticks between resets, and the states they go back to where these are not the first ones."""
         if clause is None or clause.when in ("sequence", "never"):
             if clause is not None and clause.when == "never":
                 raise self.b.fail("NL403", "`reset never` needs a state kept by the caller", clause.span,
                                   expected="reset sequence, or reset every N",
                                   help="pass the state on from call to call: forward(x, state, return_state=True)")  # fmt: skip
-            return None
+            return None, ()
         value = constant(clause.period, scope) if clause.period is not None else None
         number = self.b.sizes.integer(value) if isinstance(value, Dim) else None
         if clause.when != "every" or number is None or number < 1:
             raise self.b.fail("NL403", "a reset happens at each sequence or every so many ticks", clause.span,
                               expected="reset sequence, or reset every N")  # fmt: skip
-        return number
+        if clause.to is None:
+            return number, ()
+        name, base = self.binding(clause.to, scope)
+        if not isinstance(base, Remembered) or base.pairs is not None or len(base.states) != len(memory.states) or base is memory:
+            raise self.b.fail("NL403", f"`{memory.name}` cannot be reset to `{name}`", clause.to.span,
+                              expected="another memory of the same structure", found=f"`{name}`")  # fmt: skip
+        return number, base.states
 
     # --- objectives and rules --------------------------------------------------------------------
 
     def _minimize(
-        self, node: tree.Memory, clause: tree.Minimize, spelled: str, binding: Remembered, scope: Scope, type: Type,
-        clock: tuple[int, int, bool],
+        self, node: tree.Memory, clause: tree.Minimize, spelled: str, binding: Remembered, scope: Scope, clock: tuple[int, int, bool], cut: bool
     ) -> None:
         over = clause.over or "sum"
         if over not in ("sum", "mean"):
             raise self.b.fail("NL302", f"ticks cannot be folded by `{over}`", clause.span, expected="over sum, or over mean")
-        formal = self.b.fresh(f"{binding.name}.self")
+        start = self.at_start(binding, self.window(clause.start, scope), clause.span) if clause.start is not None else None
+        steps = [s.rule if isinstance(s, tree.Step) else s for s in clause.steps]
+        paced = [n for n, s in enumerate(clause.steps) if isinstance(s, tree.Step)]
+        plain = paced[0] if paced else len(steps)
+        known: dict[Any, Objective] = {}
+        at: tuple[Atom, ...] = tuple(Last(state, node.name.span) for state in binding.states)
+        for n, step in enumerate(steps[:plain]):
+            points, after = start or at, []
+            for i, state in enumerate(binding.states):
+                name = state if n == plain - 1 else None
+                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known)
+                if binding.structure is None:
+                    objective()
+                learner = Learner(at[i], Ref(""), state, objective, scope.axes, *clock, over, start[i] if start else None, cut)
+                after.append(self.step(step, scope, learner, name))
+            at = tuple(after)
+        if paced:
+            self._paced(clause, binding, scope, paced)
+
+    def _objective(
+        self, clause: tree.Minimize, node: tree.Memory, spelled: str, binding: Remembered, scope: Scope, points: tuple[Atom, ...], i: int,
+        known: dict[Any, Objective],
+    ) -> Objective:  # fmt: skip
+        """The objective as a function of one state, the others being at their points."""
+        case = (i, *(points[j] for j in range(len(points)) if j != i))
+        if case in known:
+            return known[case]
+        formal = self.b.fresh(f"{binding.states[i]}.self")
         inner = scope.inner()
-        inner.names[spelled] = Variable(Ref(formal), Last(binding.name), scope.axes, node.span)
+        atoms = tuple(Ref(formal) if j == i else point for j, point in enumerate(points))
+        inner.names[spelled] = Variable(atoms, binding, scope.axes, node.span)
         with self.b.objective(formal, clause.objective.span) as box:
             box.append(self.atom(clause.objective, inner, f"{binding.name}.loss"))
         objective: Objective = box[0]
         if not (isinstance(objective.result, Ref) and any(e.name == objective.result.name for e in objective.equations)):
-            self.b.report("NL404", f"the objective does not mention `{spelled}`", clause.objective.span,
-                          Label(node.name.span, "the memory it belongs to"), expected=f"an expression with {spelled}(key)",
-                          found=f"`{clause.objective.span.text}`")  # fmt: skip
-        at: Atom = Last(binding.name, node.name.span)
-        for n, step in enumerate(clause.steps):
-            name = binding.name if n == len(clause.steps) - 1 else None
-            at = self._step(step, scope, binding.name, at, name, objective, clock, over)
+            self.open[formal] = Open(binding.states[i], spelled, node.name.span, start=clause.start is not None)
+        known[case] = objective
+        return objective
 
-    def _step(
-        self, step: tree.Expr, scope: Scope, memory: str, at: Atom, name: str | None, objective: Any,
-        clock: tuple[int, int, bool], over: str,
-    ) -> Atom:
-        if isinstance(step, tree.Name):
-            step = tree.Call(step, (), step.span)
-        if not isinstance(step, tree.Call) or not isinstance(step.fn, tree.Name):
-            raise self.b.fail("NL112", "a step is a rule with its arguments", step.span, expected="a rule", help="gd(0.1)")
-        found = scope.find(step.fn.id)
-        if not isinstance(found, Constant) or not isinstance(found.value, tree.Rule):
-            rules = {n for n in scope.visible() if isinstance(b := scope.find(n), Constant) and isinstance(b.value, tree.Rule)}
-            near = did_you_mean(step.fn.id, rules)
-            raise self.b.fail("NL112", f"`{step.fn.id}` is not a rule", step.fn.span, expected="a rule",
-                              help=f"did you mean `{near}`?" if near else None)  # fmt: skip
-        rule = found.value
-        if rule in self.rules:
-            raise self.b.fail("NL118", f"the rule `{rule.name}` trains a memory of its own by itself", step.span,
-                              Label(rule.span, "its body is written out in itself"), expected="another rule")  # fmt: skip
-        result = name if name is not None else self.b.fresh(f"{memory}.{rule.name}")
-        home = self.home_of(rule)
-        bound = self.arguments(step, rule.name, rule.formals, scope, home)
-        if rule.on is not None:
-            bound |= self.accepted(rule.name, rule.on, rule.otherwise, next(s.type for s in self.b.states if s.name == memory), step.span)
-        inner = Scope(bound, home, scope.axes)
-        inner.learner = Learner(at, Ref(result, step.span), memory, objective, scope.axes, *clock, over)
-        self.b.unroll(32 if self.rules else 0, step.span)  # rules in rules may double at each level
-        self.rules.append(rule)
-        try:
-            self.rule_body(rule, inner, memory, result, step)
-        finally:
-            self.rules.pop()
-        return Ref(result, step.span)
+    def _paced(self, clause: tree.Minimize, binding: Remembered, scope: Scope, paced: list[int]) -> None:
+        """Steps at the ends of periods: each is a slow state, and the memory starts its periods from the last of them."""
+        written = clause.steps[paced[0] :]
+        periods = [self.window(s.every, scope, "a period") for s in written if isinstance(s, tree.Step)]
+        first = next(s for s in self.b.states if s.name == binding.states[0])
+        if len(written) != len(paced) or paced[0] == 0 or len(set(periods)) > 1:
+            raise self.b.fail("NL405", "steps with a period of their own come last, and all with one period", clause.steps[paced[0]].span,
+                              expected="STEP, ..., STEP every N", found=f"`{clause.span.text.partition(' by ')[2] or clause.span.text}`")  # fmt: skip
+        if first.reset is not None or first.every > 1:
+            what = "is reset" if first.reset is not None else f"changes every {first.every} ticks"
+            raise self.b.fail("NL405", "a step with a period stands in a memory that changes at every tick and is not reset", written[0].span,
+                              Label(first.span, f"it {what}"), expected="STEP, or another memory that is reset to this one")  # fmt: skip
+        period = periods[0]
+        for state in binding.states:
+            at: Atom = Ref(state, clause.span)
+            index = next(n for n, s in enumerate(self.b.states) if s.name == state)
+            own = self.b.states[index]
+            for step in written:
+                assert isinstance(step, tree.Step)
+                name = self.b.fresh(f"{state}.{step.rule.span.text.partition('(')[0]}")
+                self.b.states.append(replace(own, name=name, every=period, sampled=True))
+                learner = Learner(at, Ref(""), name, partial(self._no_gradient, step), scope.axes, period)
+                at = self.step(step.rule, scope, learner, name)
+            assert isinstance(at, Ref)
+            self.b.states[index] = replace(own, reset=period, base=at.name)
 
-    def accepted(self, rule: str, on: tree.Type, otherwise: str | None, type: Type, span: Span) -> dict[str, Binding]:
-        """The dimensions a rule names in `on`, as sizes of what it learns."""
-        names: tuple[tree.Expr, ...] = ()
-        if isinstance(on, tree.MapType) and type.kind == "map":
-            names = (on.codomain, on.domain)
-        elif isinstance(on, tree.RealType) and type.kind == "real":
-            names = on.dims
-        if len(names) != len(type.shape):
-            raise self.b.fail("NL430", f"the rule `{rule}` does not learn on this", span, Label(on.span, "what it learns on"),
-                              expected=on.span.text, found=str(replace(type, axes=())), help=f"{otherwise}(...)" if otherwise else None)  # fmt: skip
-        return {expr.id: Constant(dim, expr.span) for expr, dim in zip(names, type.shape, strict=True) if isinstance(expr, tree.Name)}
-
-    def home_of(self, rule: tree.Rule | tree.Block) -> Scope:
-        """The names a rule or block can see: those of its own file, and of the library above it."""
-        scope: Scope | None = self.top
-        while scope is not None:
-            found = scope.names.get(rule.name)
-            if isinstance(found, Constant) and found.value is rule:
-                return scope
-            scope = scope.parent
-        return self.top
-
-    def arguments(
-        self, call: tree.Call, callee: str, formals: tuple[tree.Formal, ...], scope: Scope, home: Scope
-    ) -> dict[str, Binding]:
-        """Formals to constants or streams of the caller; defaults may use earlier formals."""
-        names = [f.name for f in formals]
-        given: dict[str, tree.Arg] = {}
-        for n, arg in enumerate(call.args):
-            key = arg.name if arg.name is not None else names[n] if n < len(names) else None
-            if key not in names or key in given:
-                near = did_you_mean(arg.name, names) if arg.name else None
-                what = "is given twice" if key in given else "has no such parameter"
-                raise self.b.fail("NL110", f"`{callee}` {what}", arg.span, expected=", ".join(names) or "no arguments",
-                                  help=f"did you mean `{near}`?" if near else None)  # fmt: skip
-            given[key] = arg
-        bound: dict[str, Binding] = {}
-        defaults = Scope(bound, home, scope.axes)
-        for formal in formals:
-            if formal.name in given:
-                expr, where = given[formal.name].value, scope
-            elif formal.default is not None:
-                expr, where = formal.default, defaults
-            else:
-                raise self.b.fail("NL110", f"`{callee}` needs `{formal.name}`", call.span, Label(formal.span, "declared here"),
-                                  expected=f"an argument for `{formal.name}`")  # fmt: skip
-            value = constant(expr, where)
-            if value is not None:
-                bound[formal.name] = Constant(value, expr.span)
-            elif isinstance(expr, tree.ListOf):
-                for n, item in enumerate(expr.items):
-                    bound[f"{formal.name}[{n}]"] = Stream(self.atom(item, where, formal.name), scope.axes, item.span)
-            elif isinstance(expr, tree.Name) and where.find(f"{expr.id}[0]") is not None:  # a list of numbers of the rule
-                for n in count():
-                    number = where.find(f"{expr.id}[{n}]")
-                    if number is None:
-                        break
-                    bound[f"{formal.name}[{n}]"] = number
-            else:
-                bound[formal.name] = Stream(self.atom(expr, where, formal.name), scope.axes, expr.span)
-        return bound
-
-    def chain(self, stmt: tree.Chain, core: str, scope: Scope) -> None:
-        raise NotImplementedError
-
-    def rule_body(self, rule: tree.Rule, scope: Scope, memory: str, result: str, step: tree.Call) -> None:
-        updates = [s for s in rule.body if isinstance(s, tree.Update)]
-        if len(updates) != 1:
-            raise self.b.fail("NL405", f"the rule `{rule.name}` must have one `update`", rule.span,
-                              expected="one update", found=str(len(updates)), help="update last w - lr * g")  # fmt: skip
-        names: dict[str, Span] = {}
-        for stmt in rule.body:
-            if isinstance(stmt, (tree.Equation, tree.Memory, tree.Chain)):
-                name = stmt.name if isinstance(stmt, tree.Chain) else stmt.name.id
-                span = stmt.span if isinstance(stmt, tree.Chain) else stmt.name.span
-                if name in names:
-                    raise self.b.fail("NL102", f"`{name}` is defined twice", span, Label(names[name], "the first definition"),
-                                      expected="one definition a name", found="a second one")  # fmt: skip
-                names[name] = span
-            if isinstance(stmt, tree.Equation):
-                name = self.b.fresh(f"{memory}.{stmt.name.id}")
-                scope.names[stmt.name.id] = Stream(Ref(name, stmt.span), scope.axes, stmt.name.span)
-            elif isinstance(stmt, tree.Memory):
-                scope.names[stmt.name.id] = self.remembered(stmt, scope, self.b.fresh(f"{memory}.{stmt.name.id}"))
-            elif isinstance(stmt, tree.Chain):
-                core = self.b.fresh(f"{memory}.{stmt.name}")
-                scope.names[stmt.name] = Stream(Ref(core, stmt.span), scope.axes, stmt.span)
-        for stmt in rule.body:
-            if isinstance(stmt, tree.Equation):
-                bound = scope.names[stmt.name.id]
-                assert isinstance(bound, Stream) and isinstance(bound.atom, Ref)
-                self.atom(stmt.expr, scope, bound.atom.name, bound.atom.name)
-            elif isinstance(stmt, tree.Memory):
-                self.memory(stmt, stmt.name.id, scope, memory)
-            elif isinstance(stmt, tree.Chain):
-                bound = scope.names[stmt.name]
-                assert isinstance(bound, Stream) and isinstance(bound.atom, Ref)
-                self.chain(stmt, bound.atom.name, scope)
-            elif not isinstance(stmt, tree.Update):
-                raise self.b.fail("NL405", "a rule has equations, chains, memories and one update", stmt.span,
-                                  expected="NAME = ..., chain, memory or update")  # fmt: skip
-        self.atom(updates[0].expr, scope, f"{memory}.w", result)
-
-    def gradient(self, expr: tree.Expr, at: Atom, scope: Scope) -> Atom:
-        """The gradient of the objective at a state, folded over the period of a slow memory."""
-        learner = scope.find_learner()
-        if learner is not None and at in learner.gradients:
-            return learner.gradients[at]
-        if learner is None or learner.objective is None:
-            raise self.b.fail("NL406", "the gradient is known only where the optimizer stands" if learner else
-                              "there is no objective to take the gradient of here", expr.span,
-                              expected="`g`: a gradient elsewhere needs an objective, as in a memory" if learner else
-                              "a step after `minimize E by`")  # fmt: skip
-        gradient: Atom = self.b.emit("grad", (at,), expr.span, hint=f"{learner.memory}.g",
-                                       objective=learner.objective, memory=learner.memory)  # fmt: skip
-        if learner.folds:
-            gradient = self.b.emit("fold", (gradient,), expr.span, hint=f"{learner.memory}.g",
-                                   memory=learner.memory, over=learner.over)  # fmt: skip
-        learner.gradients[at] = gradient
-        return gradient
-
-    def _grad(self, expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
-        if len(expr.args) != 1 or expr.args[0].name != "at":
-            raise self.b.fail("NL110", "`grad` takes the state it is taken at", expr.span, expected="one argument `at`", help="grad(at = w)")
-        gradient = self.gradient(expr, self.atom(expr.args[0].value, scope, hint), scope)
-        return gradient if name is None else self.b.alias(gradient, expr.span, name)
+    def _no_gradient(self, step: tree.Step) -> Objective:
+        raise self.b.fail("NL406", "a step with a period has no gradient: it acts on the state that the steps before it have reached", step.span,
+                          expected="a rule that reads `w` and not `g`")  # fmt: skip
 
 
 def _by_kind(node: tree.Memory, builder: Builder) -> dict[type, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Atom, Axis
+from nldsl.core import Atom, Axis, Init, Objective, Type
 from nldsl.dims import Dim
 from nldsl.source import Span
 
@@ -39,6 +39,27 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class Leaf:
+    """A param of a block that is the structure of a memory: its place in the block, and its own first value."""
+
+    path: str
+    type: Type
+    init: Init
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A block whose params are the state of a memory; to read the memory is to run the block.
+
+    Without leaves it is wrong, and reported.
+    """
+
+    block: tree.Block
+    formals: Mapping[str, Binding]
+    leaves: tuple[Leaf, ...]
+
+
+@dataclass(frozen=True)
 class Remembered:
     """A memory. `pairs` holds (key, value, window) of a store, filled in when its clauses are elaborated."""
 
@@ -47,14 +68,20 @@ class Remembered:
     node: tree.Memory | None
     span: Span | None = None
     pairs: list[Any] | None = None
+    structure: Structure | None = None
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of its states: one, or one for each param of its structure."""
+        return (self.name,) if self.structure is None else tuple(f"{self.name}.{leaf.path}" for leaf in self.structure.leaves)
 
 
 @dataclass(frozen=True)
 class Variable:
-    """The memory inside its own objective: the operator that is optimised."""
+    """The memory inside its own objective: `atoms` are its states as the gradient sees them, `memory` what it is outside."""
 
-    atom: Atom
-    last: Atom
+    atoms: tuple[Atom, ...]
+    memory: Remembered
     axes: tuple[Axis, ...]
     span: Span | None = None
 
@@ -73,17 +100,20 @@ class Learner:
     """`w`, `g` and `grad` inside a rule: the state reached so far, the state after this rule, the gradient.
 
     `every` and `offset` are the clock a memory of the rule inherits; `folds` says that the gradient is folded over it.
+    `at` is where `g` is taken if not at `last`; with `cut` no outer gradient passes through it.
     """
 
     last: Atom
     now: Atom
     memory: str
-    objective: str | None
+    objective: Callable[[], Objective] | None
     axes: tuple[Axis, ...]
     every: int = 1
     offset: int = 0
     folds: bool = False
     over: str = "sum"
+    at: Atom | None = None
+    cut: bool = False
     gradients: dict[Atom, Atom] = field(default_factory=dict)
 
 

@@ -12,9 +12,10 @@ from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip, TooLarge
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.memories import Memories
+from nldsl.elaborate.paths import complete
 from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
+from nldsl.elaborate.structures import default_init
 from nldsl.vocabulary import WORDS
-from nldsl.walk import walk
 
 
 def elaborate_unit(
@@ -36,6 +37,8 @@ def elaborate_unit(
     b = work.b
     try:
         work.body(block.body, scope)
+        work.anchors()
+        complete(b, work.open)
     except TooLarge:  # reported, and a part of it says nothing
         return Unit(key, block.name, tuple(formals.items()), (), (), (), (), (), (), (), block.span), b.diagnostics
     if not b.inputs and not any(d.severity == "error" for d in b.diagnostics):
@@ -121,6 +124,13 @@ class Statements(Memories):
 
     def _declare_typed(self, stmt: tree.In | tree.Param, name: tree.Declared, scope: Scope) -> str:
         spelled = self._spelled(name, scope)
+        if self.in_place and isinstance(stmt, tree.Param):
+            try:
+                atom = self.fill(stmt, name, scope)
+            except Skip:
+                atom = Ref(spelled, name.span)  # reported: what reads it is not wrong too
+            self._add(_home(scope, name), spelled, Stream(atom, scope.axes, name.span), name)
+            return spelled
         core = self._core(name, spelled, scope)
         stream = isinstance(stmt, tree.In) or not isinstance(stmt.type, tree.MapType)
         bound = (Stream(Ref(core, name.span), scope.axes, name.span) if stream else Operator(core, scope.axes, name.span))
@@ -176,6 +186,8 @@ class Statements(Memories):
             case tree.In():
                 for core, name in zip(declared, stmt.names, strict=True):
                     self.b.inputs.append(Input(core, self.declared.type(stmt.type, scope), name.span))
+            case tree.Param() if self.in_place:
+                pass
             case tree.Param():
                 self._param(stmt, declared, scope)
             case tree.Memory(type=tree.StoreType()):
@@ -218,17 +230,15 @@ class Statements(Memories):
             init, learned = self.declared.init(stmt.init, scope)
             if learned:
                 raise self.b.fail("NL303", "a param is learned already", stmt.init.span, expected="an initial value", help="normal(0.02)")
-        elif type.kind == "map":
-            init = ("normal", ("^", type.domain, -0.5))
         else:
-            init = ("zeros",)
+            init = default_init(type)
         for core, name in zip(cores, stmt.names, strict=True):
             self.b.params.append(Param(core, type, init, stmt.init is None, name.span))
 
     def _equation(self, spelled: str, expr: tree.Expr, core: str, scope: Scope) -> None:
         if isinstance(expr, tree.Call) and isinstance(expr.fn, tree.Name):
             found = scope.find(expr.fn.id)
-            if isinstance(found, Constant) and isinstance(found.value, tree.Block):
+            if isinstance(found, Constant) and isinstance(found.value, tree.Block) and not self.in_place:
                 self.b.read.add(expr.fn.id)
                 outputs = self._instance(expr, found.value, scope)
                 if not outputs:
@@ -264,31 +274,14 @@ class Statements(Memories):
     # --- blocks in blocks ------------------------------------------------------------------------
 
     def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
-        if scope.find_learner() is not None:
-            return self._written_out(expr, block, scope, hint, name)
+        if self.in_place or scope.find_learner() is not None:
+            return self.written_out(expr, block, scope, hint, name)
         outputs = self._instance(expr, block, scope)
         if len(outputs) != 1:
             raise self.b.fail("NL107", f"`{block.name}` has {len(outputs)} outputs", expr.span,
                               expected="a block with one output here", help=f"m = {block.name}(...), then m.{next(iter(outputs), 'y')}")  # fmt: skip
         atom = next(iter(outputs.values()))
         return atom if name is None else self.b.alias(atom, expr.span, name)
-
-    def _written_out(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
-        """A block in a rule is a map: its equations are written out in place, its parameters may be numbers of the rule."""
-        outs = [s for s in block.body if isinstance(s, tree.Out)]
-        rest = [s for s in block.body if not isinstance(s, (tree.In, tree.Out))]
-        held = next((s for s in walk(tuple(rest)) if isinstance(s, (tree.Memory, tree.Param))), None)
-        if held is not None or len(outs) != 1:
-            raise self.b.fail("NL117", "a block in a rule is a map with one output, without params and memories", expr.span,
-                              *([Label(held.span, "this is kept from tick to tick")] if held is not None else []),
-                              expected="equations and chains")  # fmt: skip
-        inputs = [tree.Formal(n.id, None, n.span) for s in tree.inputs(block.body) for n in s.names]
-        inner = Scope(self.arguments(expr, block.name, (*inputs, *block.formals), scope, self.home_of(block)), self.home_of(block), scope.axes)
-        inner.learner = scope.find_learner()
-        self.b.unroll(8, expr.span)
-        self.body(rest, inner)
-        out = outs[0]
-        return self.atom(out.expr if out.expr is not None else tree.Name(out.name.id, out.name.span), inner, hint, name)
 
     def _instance(self, expr: tree.Call, block: tree.Block, scope: Scope) -> dict[str, Ref]:
         if scope.axes:

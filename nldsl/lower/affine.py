@@ -132,7 +132,7 @@ class _Domain:
 
     def outside(self, atom: Atom) -> bool:
         """Known for all ticks before the group runs."""
-        return isinstance(atom, Num) or (isinstance(atom, Ref) and atom.name not in self.inside)
+        return isinstance(atom, Num) or atom.name not in self.inside | self.states
 
     def operator(self, atom: Atom, span: Span) -> Operator:
         if isinstance(atom, Last) and atom.name in self.states:

@@ -7,6 +7,7 @@ A gradient with respect to an operator is a sum of outer products, one for each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -111,6 +112,9 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     "sigmoid": (lambda w, a, y, c: w.mul(c, w.mul(y, w.emit("sub", Num(1.0), y))),),
     "softplus": (lambda w, a, y, c: w.mul(c, w.emit("sigmoid", a[0])),),
     "silu": (lambda w, a, y, c: w.mul(c, _silu_slope(w, a[0], y)),),
+    "gelu": (lambda w, a, y, c: w.emit("gelu_pull", c, a[0]),),
+    "gelu_pull": (lambda w, a, y, c: w.emit("gelu_pull", c, a[1]), lambda w, a, y, c: w.mul(w.mul(c, a[0]), _gelu_bend(w, a[1]))),
+    "cross_entropy": (lambda w, a, y, c: w.mul(c, w.emit("sub", w.emit("softmax", a[0]), w.emit("one_hot", a[1], a[0]))), None),
     "relu": (lambda w, a, y, c: w.mul(c, w.emit("sign", y)),),
     "max": (lambda w, a, y, c: w.mul(c, _above(w, a[0], a[1])), lambda w, a, y, c: w.mul(c, _above(w, a[1], a[0]))),
     "min": (lambda w, a, y, c: w.mul(c, _above(w, a[1], a[0])), lambda w, a, y, c: w.mul(c, _above(w, a[0], a[1]))),
@@ -187,6 +191,13 @@ def _silu_slope(work: Rewriter, a: Atom, y: Atom) -> Atom:
     return work.add(s, work.mul(y, work.emit("sub", Num(1.0), s)))
 
 
+def _gelu_bend(work: Rewriter, a: Atom) -> Atom:
+    """The second derivative of gelu: (2 - a^2) exp(-a^2 / 2) / sqrt(2 pi)."""
+    square = work.mul(a, a)
+    bell = work.mul(Num((2 * math.pi) ** -0.5), work.emit("exp", work.mul(Num(-0.5), square)))
+    return work.mul(work.emit("sub", Num(2.0), square), bell)
+
+
 def _above(work: Rewriter, a: Atom, b: Atom) -> Atom:
     """1 where a > b, 0 where a < b, 1/2 where they are equal."""
     return work.mul(Num(0.5), work.add(work.emit("sign", work.emit("sub", a, b)), Num(1.0)))
@@ -217,6 +228,7 @@ def _size(work: Rewriter, a: Atom) -> Atom:
 def prune(unit: Unit) -> Unit:
     """Drop equations that no output, state or instance needs."""
     defined = {e.name: e for e in unit.equations}
+    base = {s.name: Last(s.base) for s in unit.states if s.base is not None}
     needed: set[str] = set()
     stack: list[Atom] = [atom for _, atom in unit.outputs]
     stack += [atom for i in unit.instances for _, atom in i.args]
@@ -225,6 +237,7 @@ def prune(unit: Unit) -> Unit:
         if isinstance(atom, (Ref, Last)) and atom.name not in needed:
             needed.add(atom.name)
             stack += defined[atom.name].args if atom.name in defined else ()
+            stack += [base[atom.name]] if atom.name in base else []
     return replace(
         unit,
         equations=tuple(e for e in unit.equations if e.name in needed),

@@ -9,6 +9,7 @@ from nldsl.lower.plan import Form, Plan
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^"}
 LETTERS = "abcefghijlmnprstuwz"
+LONGEST = 8  # updates of one recurrence that are shown
 
 
 class Writer:
@@ -19,13 +20,17 @@ class Writer:
         self.plan, self.machine, self.transposed = plan, form.machine, form.transposed
         self.equations = {e.name: e for e in plan.unit.equations}
         self.where: dict[str, str] = {}
+        self.starts = {s.name: f"start({s.every}) {s.name.rpartition('.')[0]}" for s in plan.unit.states if s.sampled and s.name.endswith(f".start{s.every}")}
         used = {n.split(".")[0] for n in plan.types} | {name for name, _ in plan.unit.formals}
         self.free = iter([c for c in LETTERS if c not in used] + [f"c{n}" for n in range(99)])
 
     def lines(self) -> list[str]:
         """One line for every state, then what the letters stand for."""
         out = [f"{state}' = {self.operator(self.machine.next[state])}" for state in self.machine.states]
-        return out + [f"{'where' if n == 0 else '     '} {name} = {text}" for n, (text, name) in enumerate(self.where.items())]
+        return out + self.legend()
+
+    def legend(self) -> list[str]:
+        return [f"{'where' if n == 0 else '     '} {name} = {text}" for n, (text, name) in enumerate(self.where.items())]
 
     # --- pieces ------------------------------------------------------------------------------------
 
@@ -135,7 +140,7 @@ class Writer:
         if isinstance(a, Num):
             return f"{number(a):g}" if number(a) is not None else str(a.value)
         if isinstance(a, Last):
-            return f"last {a.name}"
+            return self.starts.get(a.name, f"last {a.name}")
         e = self.equations.get(a.name)
         if e is None or self._named(a):
             return a.name
@@ -200,3 +205,48 @@ def _bracket(text: str) -> str:
 def machine_text(plan: Plan, form: Form) -> list[str]:
     """The lines of a machine."""
     return Writer(plan, form).lines()
+
+
+def window_text(plan: Plan, form: Form) -> list[str]:
+    """The lines of a recurrence in windows: what changes at every tick, and what at the end of a period."""
+    assert form.windows is not None
+    lines: list[str] = []
+    writer: Writer | None = None
+    totals = set(form.windows.sums.values())
+    for inner in form.forms.values():
+        if inner.machine is not None and not totals & set(inner.machine.states):
+            before, writer = writer, Writer(plan, inner)
+            if before is not None:  # one letter stands for one thing
+                writer.where, writer.free = before.where, before.free
+            lines += writer.lines()[: len(inner.machine.states)]
+    ends = {e.name: e for e in form.windows.end}
+    for state in form.windows.slow:
+        e = ends[state.name]
+        if e.op == "copy" and isinstance(e.args[0], Ref):
+            continue
+        lines.append(f"{state.name}' = {_period(plan, form, e)}, every {state.every} ticks")
+    more = [f"and {len(lines) - LONGEST} more like these"] if len(lines) > LONGEST + 1 else []
+    shown = lines[:LONGEST] if more else lines
+    where = writer.legend() if writer is not None else []
+    return [line if len(line) <= 150 else line[:147] + "..." for line in (*shown, *more, *where)]
+
+
+def _period(plan: Plan, form: Form, e: Equation) -> str:
+    """The step of a slow state over states and folded gradients."""
+    equations = {x.name: x for x in (form.windows.end if form.windows is not None else ())}
+
+    def text(a: Atom, depth: int = 0) -> str:
+        if isinstance(a, Num):
+            return f"{number(a):g}" if number(a) is not None else str(a.value)
+        x = equations.get(a.name)
+        if isinstance(a, Last) or x is None or (depth and any(s.name == a.name for s in form.windows.slow)):  # type: ignore[union-attr]
+            return a.name
+        if x.op == "fold":
+            return f"{x.attr('over')} of its gradients"
+        args = [text(y, depth + 1) for y in x.args]
+        if x.op in INFIX:
+            plain = f"{args[0]} {INFIX[x.op]} {args[1]}"
+            return f"({plain})" if depth else plain
+        return args[0] if x.op == "copy" else f"{x.op}({', '.join(args)})"
+
+    return text(Ref(e.name))

@@ -3,13 +3,14 @@
     closed   no write depends on the state: matmuls per chunk
     solve    writes are affine in what is read: the same and one triangular solve per chunk
     scan     a vector keeps a factor of itself, entry by entry: log-depth scan
+    windows  no slow state changes inside a window: window by window, with forms of their own inside
     loop     nothing is known: one compiled tick after the other
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
@@ -25,6 +26,8 @@ from nldsl.lower.rewrite import Rewriter
 from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
+from nldsl.lower.share import share_equal
+from nldsl.lower.windows import Windows, cut
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Form:
         retention: of each state of the machine.
         chunk: ticks a chunk; changes no result beyond rounding.
         transposed: the unknown side of the writes is the key side, so the machine runs on transposed states.
+        windows: of windows, with the steps of one and the forms of its recurrences.
     """
 
     name: str
@@ -56,6 +60,9 @@ class Form:
     transposed: bool = False
     scan: Scan | None = None
     chunk: int = 1
+    windows: Windows | None = None
+    steps: tuple[Step, ...] = ()
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,20 +83,24 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     """
     unit, types = explicit(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
-    unit, types = _delays(remove_copies(unit), types)
+    unit, types = _delays(share_equal(remove_copies(unit)), types)
     unit = prune(unit)
     work = Rewriter(unit, types)
+    states = {s.name: s for s in unit.states}
     forms: dict[str, Form] = {}
     needs: dict[str, set[str]] = {}
     for step in schedule(unit, types):
         if isinstance(step, Recurrence):
-            forms[step.states[0]] = form = choose(work, step, {s.name: s for s in unit.states})
+            forms[step.states[0]] = form = choose(work, step, states)
             needs[step.equations[0].name] = machine_inputs(form)
     unit, types = work.finish()
     kept = {n for names in needs.values() for n in names}
     unit = prune(replace(unit, outputs=(*unit.outputs, *((f"*{n}", Ref(n)) for n in sorted(kept)))))
-    steps = schedule(unit, types, needs)
     unit = replace(unit, outputs=tuple(o for o in unit.outputs if not o[0].startswith("*")))
+    steps = schedule(unit, types, needs)
+    for step in steps:
+        if isinstance(step, Recurrence) and forms[step.states[0]].windows is not None:
+            forms[step.states[0]] = _inside(unit, types, step, states, forms[step.states[0]].forms)
     return Plan(unit, types, steps, forms)
 
 
@@ -116,12 +127,11 @@ def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
 
 def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
     """The best form of a recurrence whose obligations hold."""
-    clocked = next((states[s] for s in step.states if states[s].every > 1 or states[s].reset is not None), None)
-    if clocked is not None:
-        return Form("loop", "its clock is not every tick")
     equations = list(work.equations)
     try:
         _exact(work, step)
+        if any(states[s].every > 1 or states[s].reset is not None for s in step.states):
+            return _windows(work, step, states)
         if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
             return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))
         if any(work.types[s].kind != "map" for s in step.states):
@@ -140,6 +150,37 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         why = "closed needs writes that do not depend on the state, and the objective reads it"
         return Form("solve", why, machine, retention, transposed, chunk=_chunk(machine, transposed))
     return Form("closed", "", machine, retention, transposed, chunk=_chunk(machine, transposed))
+
+
+def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
+    """Window by window, if everything inside a window has a parallel form.
+
+    Raises:
+        NotLinear: why not.
+    """
+    windows = cut(step, states, work.types)
+    work.types |= {total: work.types[fold] for fold, total in windows.sums.items()}
+    unit = windows.unit(work.unit, work.types)
+    fast = {s.name: s for s in unit.states}
+    forms: dict[str, Form] = {}
+    for inner in schedule(unit, work.types):
+        if isinstance(inner, Recurrence):
+            form = forms[inner.states[0]] = choose(work, inner, fast)
+            if form.name == "loop":
+                raise NotLinear(f"in a window of {windows.ticks} ticks, {form.why.partition(' (')[0]}", inner.equations[0].span)
+    return Form("windows", "", windows=windows, forms=forms)
+
+
+def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], forms: Mapping[str, Form]) -> Form:
+    """The form of a recurrence in windows, with all streams that its inner forms read."""
+    windows = cut(step, states, types, {n for form in forms.values() for n in machine_inputs(form)})
+    inner = windows.unit(unit, types)
+    needs = {}
+    for form in forms.values():
+        members = {n for m in (form.machine, form.scan) if m is not None for n in ([m.state] if isinstance(m, Scan) else m.states)}
+        first = next(e.name for e in inner.equations if e.name in members)
+        needs[first] = machine_inputs(form)
+    return Form("windows", "", windows=windows, steps=schedule(inner, types, needs), forms=forms)
 
 
 def _exact(work: Rewriter, step: Recurrence) -> None:
@@ -217,6 +258,8 @@ def _channels_fit(machine: Machine, transposed: bool) -> None:
 
 def machine_inputs(form: Form) -> set[str]:
     """The streams a form reads besides those its equations do."""
+    if form.windows is not None:
+        return {n for inner in form.forms.values() for n in machine_inputs(inner)}
     if form.scan is not None:
         return {a.name for a in (form.scan.factor, form.scan.input) if isinstance(a, Ref)}
     if form.machine is None or form.retention is None:

@@ -26,6 +26,7 @@ class Rewriter:
         self.equations = {e.name: e for e in unit.equations}
         self.states = {s.name for s in unit.states}
         self.span = unit.span
+        self.made: dict[Any, str] = {}  # what has been emitted: an equal operation is not emitted again
 
     def finish(self) -> tuple[Unit, dict[str, Type]]:
         return replace(self.unit, equations=tuple(self.equations.values())), self.types
@@ -59,7 +60,13 @@ class Rewriter:
         simple = _simplify(op, args, self.type)
         if simple is not None:
             return simple
-        return self.define(self.fresh(hint), op, args, **attrs)
+        key = (op, args, tuple(attrs.items()))
+        made = self.made.get(key)
+        if made is not None and (e := self.equations.get(made)) is not None and (e.op, e.args, e.attrs) == key:
+            return Ref(made, self.span)
+        result = self.define(self.fresh(hint), op, args, **attrs)
+        self.made[key] = result.name
+        return result
 
     def _transpose(self, a: Atom, hint: str) -> Atom:
         """The transpose, moved inwards as far as the operations that make the operator allow."""
@@ -116,6 +123,8 @@ def _simplify(op: str, args: tuple[Atom, ...], type: Any) -> Atom | None:
     match op, values:
         case ("mul", [1.0, None]) | ("add", [0.0, None]):
             return args[1] if not is_number(type(args[1])) or not type(args[1]).shape else None
+        case ("pow", [None, 1.0]):
+            return args[0]
         case ("mul", [None, 1.0]) | ("div", [None, 1.0]) | ("add", [None, 0.0]) | ("sub", [None, 0.0]):
             return args[0]
         case ("mul", [0.0, None]) | ("mul", [None, 0.0]) if all(is_number(type(a)) for a in wide):

@@ -37,7 +37,7 @@ Affine = tuple[Atom | None, Atom | None]  # (factor of the last value, part that
 def _value(work: Rewriter, inside: dict[str, Equation], state: str, atom: Atom, open_names: set[str]) -> Affine:
     if isinstance(atom, Last) and atom.name == state:
         return Num(1.0), None
-    if isinstance(atom, Num) or (isinstance(atom, Ref) and atom.name not in inside):
+    if isinstance(atom, Num) or (atom.name not in inside and atom.name != state):
         return None, atom
     e = inside.get(atom.name)
     if e is None or isinstance(atom, Last) or e.name in open_names:

@@ -104,6 +104,7 @@ def _graph(unit: Unit) -> tuple[nx.DiGraph, dict[str, Equation | Instance]]:
         for arg in args:
             if not isinstance(arg, Num) and arg.name in owner:
                 graph.add_edge(owner[arg.name], name)
+    graph.add_edges_from((s.base, s.name) for s in unit.states if s.base is not None and s.base in nodes and s.name in nodes)
     return graph, nodes
 
 
@@ -119,6 +120,8 @@ def _groups(unit: Unit, types: dict[str, Type], graph: nx.DiGraph) -> dict[str, 
                 continue
             if isinstance(arg, Last) or (types[arg.name].kind == "map" and arg.name not in fixed):
                 ties.add_edge(arg.name, e.name)
+    ties.add_edges_from((e.name, e.attr("memory")) for e in unit.equations if e.op == "fold" and e.attr("memory") in graph)
+    ties.add_edges_from((s.base, s.name) for s in unit.states if s.base in graph and s.name in graph)
     for component in nx.strongly_connected_components(graph):
         first, *others = component
         ties.add_edges_from((first, other) for other in others)

@@ -18,11 +18,13 @@ ZOO = sorted(p.stem for p in (ROOT / "examples").glob("*.nl") if "train" not in 
 
 
 def form(name):
-    """The forms of a block's recurrences as the table words them: `closed`, `scan + closed`, `store`."""
+    """The forms of the recurrences of a block and those in it as the table words them: `closed`, `scan + closed`, `store`."""
     elaborated = nldsl.load(ROOT / "examples" / f"{name}.nl").symbolic(name)
-    found = plan(elaborated.unit, dict(elaborated.types[elaborated.key]))
-    names = [f.name for f in found.forms.values()] + ["store" for s in found.steps if isinstance(s, Attention)]
-    return " + ".join(sorted(set(names)))
+    names = set()
+    for key, unit in elaborated.units.items():
+        found = plan(unit, dict(elaborated.types[key]))
+        names |= {f.name for f in found.forms.values()} | {"store" for s in found.steps if isinstance(s, Attention)}
+    return " + ".join(sorted(names))
 
 
 def test_it_opens_with_a_memory_of_twelve_lines():

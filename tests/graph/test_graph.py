@@ -115,3 +115,29 @@ def test_an_empty_graph_is_drawn():
 
     for render in RENDERERS.values():
         assert render(nx.MultiDiGraph())
+
+
+DEEP = """
+block mlp(d) {
+  in x : real[d]
+  param up, down : d -> d
+  out y = down(gelu(up(x)))
+}
+rule smaller(a) { update a * last w }
+block net(d) {
+  in x : real[d]
+  k = unit(x)
+  memory M : mlp(d) = learned { minimize 0.5 * sqnorm(M(k) - x) at start(16) by gd(0.1), smaller(0.9) every 16 }
+  memory F : mlp(d) { minimize 0.5 * sqnorm(F(k) - x) by gd(0.1)  reset every 4 to M }
+  out y = start(16) M(x) + F(k)
+}
+"""
+
+
+def test_states_of_windows_and_periods_are_no_memories():
+    view = reduced(nesting_graph(nldsl.load(DEEP).symbolic("net")))
+    assert {n for n, d in view.nodes(data=True) if d["kind"] == "memory"} == {"M.up", "M.down", "F.up", "F.down"}
+    assert kinds(view, "M.up", "y") == ["last"]
+    assert kinds(view, "M.up", "F.up") == ["last"]
+    (first,) = (n for n, d in view.nodes(data=True) if "M.up.init" in d["members"])
+    assert "y" not in set(view.successors(first))

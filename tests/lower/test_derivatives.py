@@ -27,6 +27,7 @@ OBJECTIVES = {
     "sigmoid": "dot(sigmoid(r), v)",
     "softplus": "sum(softplus(r - v))",
     "silu": "sum(silu(r))",
+    "gelu": "sum(gelu(r) * v)",
     "relu": "sqnorm(relu(r - v))",
     "max": "sum(max(r, v))",
     "min": "sum(min(v, r))",
@@ -51,7 +52,7 @@ OBJECTIVES = {
     "scale_values": "0.5 * sqnorm(scale_values(v, S)(k) - v)",
 }
 # Reached only as a part of other derivatives.
-INNER = {"fill"}
+INNER = {"fill", "gelu_pull", "cross_entropy"}
 
 
 def program(objective: str) -> str:

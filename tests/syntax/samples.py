@@ -77,4 +77,28 @@ train long {
 }
 """
 
-SAMPLES = (GATED, MIXED, ROUTED, GATED + MIXED + ROUTED)
+DEEP = """\
+block mlp(d, hidden = 4 * d) {
+  in x : real[d]
+  param up : d -> hidden
+  param down : hidden -> d = zeros
+  out y = down(gelu(up(x)))
+}
+
+block deep(d, chunk = 16) {
+  in x : real[d]
+  memory M : mlp(d, hidden = 2 * d) = learned {
+    minimize 0.5 * sqnorm(M(x) - x) over sum at start(chunk) by gd(0.1, keep = 0.9), renormalise(4)
+        every chunk, project() every chunk
+    writes stop
+  }
+  memory F : mlp = learned every 4 {
+    minimize sqnorm(F(x) - x) by gd(0.1)
+    reset every 64 to M
+  }
+  memory F[2] : d -> d { update g(start(chunk) M, at = last w) over last  reset every 8 to F[1] }
+  out y = start(chunk) M(x) + last F[2](x) - start(4) F[2]
+}
+"""
+
+SAMPLES = (GATED, MIXED, ROUTED, DEEP, GATED + MIXED + ROUTED + DEEP)

@@ -36,10 +36,11 @@ def _compound(part):
     place = name_exprs | node(tree.Index, name_exprs, part)
     return st.one_of(
         node(tree.Index, part, part),
-        node(tree.Call, part, tuples(node(tree.Arg, optional(names), part))),
+        node(tree.Call, part, tuples(node(tree.Arg, optional(names | st.just("at")), part))),
         node(tree.Unary, st.just("-"), part),
         node(tree.Binary, st.sampled_from("+-*/^"), part, part),
         node(tree.Last, place),
+        node(tree.Start, part, place),
         node(tree.ListOf, tuples(part)),
         node(tree.Range, part, part),
         node(tree.Sum, part, names, part),
@@ -57,9 +58,13 @@ types = st.one_of(
     node(tree.StoreType, maps, tuples(args, most=2)),
     node(tree.LikeType, names),
 )
+structures = node(tree.StructureType, exprs)
 declared = node(tree.Declared, names, optional(exprs))
-updates = node(tree.Update, exprs)
-steps = node(tree.Minimize, exprs, optional(names), tuples(exprs, least=1))
+updates = node(tree.Update, exprs) | st.builds(lambda e: tree.Update(e, SPAN, True), exprs)
+by = tuples(exprs | node(tree.Step, exprs, exprs), least=1)
+steps = st.builds(
+    lambda e, over, by, start: tree.Minimize(e, over, by, SPAN, (), start), exprs, optional(names), by, optional(exprs)
+)
 selectors = st.one_of(
     node(tree.Name, names),
     node(tree.Str, plain_text),
@@ -67,14 +72,17 @@ selectors = st.one_of(
 )
 routes = node(tree.Route, selectors, exprs, optional(exprs))
 routed = st.builds(lambda e, r: tree.Minimize(e, None, (), SPAN, r), exprs, tuples(routes, least=1))
-minimizes = steps | routed
-resets = node(tree.Reset, names, st.none()) | node(tree.Reset, st.just("every"), exprs)
-clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), steps, updates, resets)
+minimizes = st.builds(lambda e, by: tree.Minimize(e, None, by, SPAN), exprs, by) | routed
+places = name_exprs | node(tree.Index, name_exprs, exprs)
+resets = node(tree.Reset, names, st.none()) | st.builds(
+    lambda period, to: tree.Reset("every", period, SPAN, to), exprs, optional(places)
+)
+clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), steps, updates, resets, node(tree.Writes, names))
 equations = node(tree.Equation, declared, exprs)
 simple = st.one_of(
     node(tree.In, tuples(declared, least=1), types),
     node(tree.Param, tuples(declared, least=1), types, optional(exprs)),
-    node(tree.Memory, declared, types, optional(exprs), optional(exprs), optional(exprs), tuples(clauses)),
+    node(tree.Memory, declared, types | structures, optional(exprs), optional(exprs), optional(exprs), tuples(clauses)),
     equations,
     node(tree.Out, declared, optional(exprs)),
 )

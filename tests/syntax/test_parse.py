@@ -39,7 +39,7 @@ def test_every_rule_has_a_builder():
 def test_reserved_words():
     reserved = (
         "import const block rule train in param memory each for chain over out key value minimize by update reset "
-        "every offset last real int bool store like on else"
+        "every offset last real int bool store like on else at start writes to"
     )
     assert set(tables().words) == set(reserved.split())
 
@@ -82,6 +82,8 @@ _LARK = lark_parser()
         ("a^-b", "a^(-b)"),
         ("last M(q)", "(last M)(q)"),
         ("last M[p](q)", "(last M[p])(q)"),
+        ("start(c) M(q)", "(start(c) M)(q)"),
+        ("start(2 * c) M[p](q)", "(start(2 * c) M[p])(q)"),
         ("0..4", "(0) .. (4)"),
         ("a + 1 .. b * 2", "(a + 1) .. (b * 2)"),
         ("f(x,)", "f(x)"),
@@ -98,6 +100,35 @@ def test_forms_of_expressions():
     assert (type(expr("3").value), type(expr("3.0").value), expr("1e-3").value) == (int, float, 0.001)
     assert expr('"a\\"b\\n"').value == 'a"b\n'
     assert isinstance(expr("sum(x[j] for j in 0 .. n)"), tree.Sum)
+
+
+def test_forms_of_memories():
+    text = """block b {
+      memory M : mlp(d, 2) {
+        minimize E over mean at start(8) by gd(1), project() every 2 * 4
+        reset every 64 to F[2]
+        writes stop
+      }
+      memory S : d -> d every 4 { update x over last }
+      memory P : cell { key k }
+      y = grad(at = start(4) M)
+    }"""
+    file, diagnostics = parse_text(text)
+    assert diagnostics == []
+    network, slow, plain, equation = file.items[0].body
+    assert network.type == tree.StructureType(expr("mlp(d, 2)"), None)
+    assert plain.type == tree.StructureType(tree.Name("cell", None), None)
+    minimize, reset, writes = network.clauses
+    assert (minimize.over, minimize.start) == ("mean", expr("8"))
+    assert minimize.steps == (expr("gd(1)"), tree.Step(expr("project()"), expr("2 * 4"), None))
+    assert minimize.steps[1].span.text == "project() every 2 * 4"
+    assert (reset.when, reset.period, reset.to) == ("every", expr("64"), expr("F[2]"))
+    assert writes.how == "stop"
+    assert slow.clauses[0].sampled and slow.every == expr("4")
+    (arg,) = equation.expr.args
+    assert (arg.name, arg.value) == ("at", tree.Start(expr("4"), tree.Name("M", None), None))
+    file, diagnostics = parse_text("train t { minimize f(x) by muon(1) every 8 }")
+    assert diagnostics == [] and file.items[0].body[0].steps == (tree.Step(expr("muon(1)"), expr("8"), None),)
 
 
 def test_spans_cover_the_text():

@@ -6,7 +6,7 @@ import pytest
 from torch_cases import EXACT, case, check, distance, outputs, split
 from torch_programs import PROGRAMS
 
-RANK = ["map", "closed", "scan", "solve", "loop"]
+RANK = ["map", "closed", "scan", "solve", "windows", "loop"]
 each = pytest.mark.parametrize("name", PROGRAMS)
 
 

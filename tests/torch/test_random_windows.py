@@ -1,0 +1,114 @@
+"""Random memories with clocks, windows and networks: whatever windows make of them is the interpreter's value."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch_cases import case, check, distance, outputs, split
+from torch_programs import HEAD
+
+STRUCTURES = {
+    "linear": "param W : d -> d  out y = W(x)",
+    "affine": "param W : d -> d  param b : real[d]  out y = W(x) + b",
+    "mlp": "param up : d -> 4  param down : 4 -> d  out y = down(gelu(up(x)))",
+    "residual": "param up : d -> 4  param down : 4 -> d = normal(0.3)  out y = x + norm(down(silu(up(x))))",
+    "gated": "param up, gate : d -> 4  param down : 4 -> d  out y = down(tanh(up(x)) * sigmoid(gate(x)))",
+    "scaled": "param W : d -> d  param s : real[d] = ones  out y = s * norm(W(x))",
+    "deep": "chain z = x over i in 0 .. 3 { param V : d -> d  z = tanh(V(z)) }  out y = z",
+}
+BLOCKS = "".join(f"block {name}(d) {{ in x : real[d]  {body} }}\n" for name, body in STRUCTURES.items())
+RULES = "rule squash(most) { update most * tanh(last w / most) }\n"
+
+structures = st.sampled_from([*(f"{name}(d)" for name in STRUCTURES), "d -> d"])
+numbers = st.sampled_from(["a", "b", "0.9", "1 - 0.5 * c", "1"])
+rates = st.sampled_from(["0.3 * b", "0.2", "0.3 * a * c"])
+keys = st.sampled_from(["k", "unit(v)", "unit(x)"])
+values = st.sampled_from(["v", "x", "A * q"])
+objectives = st.one_of(
+    st.builds("0.5 * sqnorm({{0}}({}) - {})".format, keys, values),
+    st.builds("-dot({{0}}({}), {})".format, keys, values),
+    st.builds("b * mean(abs({{0}}({}) - {}))".format, keys, values),
+    st.builds("0.5 * sqnorm({{0}}({}) - {}) - 0.1 * dot({{0}}(unit(q)), x)".format, keys, values),
+)
+steps = st.one_of(
+    st.builds("gd({})".format, rates),
+    st.builds("gd({}, keep = {})".format, rates, numbers),
+    st.builds("titans(theta = {}, eta = {}, alpha = 0.1 * c)".format, rates, numbers),
+    st.builds("momentum({}, {})".format, rates, numbers),
+    st.builds("decay({}), gd({})".format, numbers, rates),
+)
+slow_steps = st.sampled_from(["gd(0.1)", "gd(0.2, keep = 0.9)", "momentum(0.1)", "adam(lr = 0.05)", "decay(0.8), gd(0.1)", "signsgd(lr = 0.05)"])
+windows = st.sampled_from([2, 3, 4])
+
+
+@st.composite
+def clauses(draw, name: str, kind: str) -> str:
+    """The clock and braces of a memory."""
+    objective = draw(objectives).format(name)
+    if kind == "anchored":
+        more = draw(st.sampled_from(["", "", "reset every 6", "writes stop"]))
+        return f"{{ minimize {objective} at start({draw(windows)}) by {draw(steps)}  {more} }}"
+    if kind == "paced":
+        return f"{{ minimize {objective} at start({draw(windows)}) by {draw(steps)}, squash(2) every {draw(st.sampled_from([4, 6]))} }}"
+    if kind == "slow":
+        clock = f"every {draw(windows)}" + draw(st.sampled_from(["", "", " offset 1"]))
+        return f"{clock} {{ minimize {objective} over {draw(st.sampled_from(['sum', 'mean']))} by {draw(slow_steps)} }}"
+    return f"{{ minimize {objective} by {draw(steps)} }}"
+
+
+def reads(name: str) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from([f"{name}(q)", f"last {name}(q)", f"start(3) {name}(x)", f"a * {name}(k)", f"tanh({name}(unit(v)))",
+                                     f"dot(last {name}(k), v) * x"]), min_size=1, max_size=3).map(" + ".join)  # fmt: skip
+
+
+@st.composite
+def programs(draw) -> str:
+    one, two = draw(structures), draw(structures)
+    kind = draw(st.sampled_from(["anchored", "anchored", "slow", "slow", "paced", "every tick"]))
+    lines = [f"memory M : {one} = learned(normal(0.5)) {draw(clauses('M', kind))}"]
+    out = draw(reads("M"))
+    more = draw(st.sampled_from(["", "beside", "below", "base", "loss"]))
+    if more in ("beside", "below"):
+        body = draw(clauses("N", draw(st.sampled_from(["anchored", "slow"]))))
+        key = draw(st.sampled_from(["start(2) M(x)", "last M(x)", "start(4) M(k)"]))
+        body = body.replace("N(k)", f"N(unit({key}))") if more == "below" else body
+        lines.append(f"memory N : {two} = learned(normal(0.5)) {body}")
+        out += " + " + draw(reads("N"))
+    elif more == "base":
+        lines.append(f"memory P : {one} = learned(normal(0.5)) every 4 {{ minimize 0.5 * sqnorm(P(k) - v) over sum by gd(0.1) }}")
+        lines.append(f"memory N : {one} = zeros every 2 {{ minimize 0.5 * sqnorm(N(k) - x) over sum by gd(0.1)  reset every 4 to P }}")
+        out += " + last N(q)"
+    elif more == "loss":
+        lines.append(f"memory F : {two} = learned(normal(0.5)) every {draw(windows)} {{ minimize e over sum by gd(0.1) }}")
+        lines.append("z = x + last F(norm(x))  e = 0.5 * sqnorm(z - v)")
+        out += " + z"
+    body = "".join(f"  {line}\n" for line in lines)
+    return f"{BLOCKS}{RULES}block m(d) {{\n{HEAD}{body}  out y = {out}\n}}\n"
+
+
+def same(text: str) -> None:
+    c = case(text, "m", d=3)
+    check(c, [1, 11], 2, 5e-9)
+    x = c.input(2, 11)
+    whole = outputs(c.module(x))
+    for cuts in ([5, 1, 1, 4], [1] * 11, [2, 2, 7]):
+        parts, _ = split(c.module, x, cuts)
+        assert all(distance(parts[n], y) < 5e-9 for n, y in whole.items())
+    changed = x.clone()
+    changed[:, 7:] += 1
+    assert all(bool((outputs(c.module(changed))[n][:, :7] - y[:, :7]).abs().max() == 0) for n, y in whole.items())
+
+
+some = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@some
+@given(programs())
+def test_some(text: str) -> None:
+    same(text)
+
+
+@pytest.mark.soak
+@settings(some, max_examples=800, derandomize=False)
+@given(programs())
+def test_many(text: str) -> None:
+    same(text)
