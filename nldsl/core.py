@@ -234,7 +234,8 @@ class Rule:
         types: of every stream of the unit.
         periods: of each slow state, the number that is its period, by name or as it stands.
         structure: parameters that the text fixes when it is compiled, by name.
-        accepts: any (entry by entry, any shape), vector (one dimension), matrix (two).
+        accepts: any (entry by entry, any shape), vector (one dimension), matrix (two), stack (two or more: matrices in the last
+            two, numbers of the whole tensor).
         otherwise: the rule for the tensors this one does not accept.
     """
 

@@ -24,7 +24,7 @@ from nldsl.source import Span
 from nldsl.vocabulary import is_number
 
 WIDTH = 110
-ACCEPTS = {"any": "any tensor, entry by entry", "vector": "tensors of one dimension", "matrix": "matrices"}
+ACCEPTS = {"any": "any tensor, entry by entry", "vector": "tensors of one dimension", "matrix": "matrices", "stack": "matrices and stacks of them"}
 Lines = list[str]
 
 
@@ -196,7 +196,7 @@ def _step(plan: RulePlan) -> Lines:
                 least = _per_parameter(Dim.of(4) * _least(tick, steps) / entries(plan.type))
                 found = _per_parameter(moved[condition])
                 floor = "the least there can be" if found == least else f"{least} if each array were read and written once"
-                lines += [f"{found} bytes a parameter{when}", f"  {floor}", f"  {_work(steps, tick)}"]
+                lines += [f"{found} bytes a parameter{when}", f"  {floor}", *(f"  {line}" for line in wrap(_work(steps, tick), WIDTH))]
     return lines
 
 

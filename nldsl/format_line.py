@@ -125,8 +125,10 @@ def broken(pieces: list[Piece], indent: int, room: int = 0) -> list[str]:
 
 
 def _routes(pieces: list[Piece]) -> list[int]:
-    """Where the routes of a `minimize` start: names and strings stand behind an operand nowhere else."""
+    """Where the routes of a `minimize` start: names and strings stand behind an operand nowhere else in it."""
     starts: list[int] = []
+    if next((p.kind for p in pieces if not p.is_comment), "") != "MINIMIZE":
+        return starts
     before, opened = "", [""]  # what stands before each open bracket
     for i, piece in enumerate(pieces):
         if piece.is_comment:

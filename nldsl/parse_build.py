@@ -107,11 +107,12 @@ def _minimize(kids: list, span: Span) -> tree.Minimize:
 
 def _accepts(kids: list, span: Span) -> Accepts:
     other = after(kids, "ELSE")
-    return Accepts((kids[1], other.text if other else None))
+    word = kids[2] if len(kids) in (3, 5) else None
+    return Accepts((kids[1], other.text if other else None, word.text if word else None))
 
 
 def _rule(kids: list, span: Span) -> tree.Rule:
-    accepts = first(kids, Accepts) or (None, None)
+    accepts = first(kids, Accepts) or (None, None, None)
     return tree.Rule(kids[1].text, tuple(first(kids, Formals) or ()), tuple(kids[-1]), span, *accepts)
 
 

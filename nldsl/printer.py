@@ -141,8 +141,8 @@ def print_item(item: tree.Item) -> str:
             return f"const {name} = {print_expr(value)}"
         case tree.Block(name, formals, body):
             return f"block {name}{_formals(formals)} {_body(body)}"
-        case tree.Rule(name, formals, body, _, on, otherwise):
-            accepts = "" if on is None else f" on {print_type(on)}" + (f" else {otherwise}" if otherwise else "")
+        case tree.Rule(name, formals, body, _, on, otherwise, word):
+            accepts = "" if on is None else f" on {print_type(on)}" + (f" {word}" if word else "") + (f" else {otherwise}" if otherwise else "")
             return f"rule {name}{_formals(formals)}{accepts} {_body(body)}"
         case tree.Train(name, body):
             return f"train {name} {_body(body)}"

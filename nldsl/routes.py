@@ -26,7 +26,8 @@ from nldsl.walk import walk
 SELECTORS = {"matrices": "matrix", "vectors": "vector", "embeddings": "matrix", "heads": "matrix", "convolutions": "tensor", "rest": "any", "all": "any"}
 EVERYTHING = ("rest", "all")
 NAMED = "named"
-KINDS = {"matrix": "matrices", "vector": "vectors"}
+KINDS = {"matrix": "matrices", "vector": "vectors", "stack": "matrices"}
+ACCEPTED = {"matrix": ("matrix",), "vector": ("vector",), "stack": ("matrix", "tensor")}
 Value = float | int | tuple[float, ...]
 
 
@@ -40,7 +41,7 @@ class Route:
         split: the rows of each tensor are so many matrices of equal size.
         rule, numbers: its name and all its numbers, defaults filled in; whole where they fix what is compiled.
         every: the rule runs at every so many steps, on the sum of the gradients between.
-        accepts: any, vector or matrix.
+        accepts: any, vector, matrix or stack.
         otherwise: the route of what the rule does not accept, with that rule's own defaults.
         text, span: as written.
     """
@@ -262,7 +263,7 @@ class _Reader:
         if route.split > 1 and route.accepts == "any":
             self.report("NL728", f"`{route.rule}` is no rule of matrices: there is nothing to split", node.selector.span,
                         expected="a rule `on d -> e`", help=f"{node.selector.span.text} by muon()")  # fmt: skip
-        elif "any" not in (shape, route.accepts) and shape != route.accepts and route.otherwise is None:
+        elif "any" not in (shape, route.accepts) and shape not in ACCEPTED[route.accepts] and route.otherwise is None:
             self.report("NL728", f"`{route.rule}` learns on {KINDS[route.accepts]}, and `{node.selector.span.text}` are none", node.step.span,
                         expected=f"a rule for {node.selector.span.text}", help=f"{node.selector.span.text} by adamw()")  # fmt: skip
 

@@ -287,6 +287,7 @@ class Rule:
     """A learner. Its body is equations, chains, memories and one `update`.
 
     `on` is what it learns on, `d -> e` or `real[n]`, where it is not any tensor; `otherwise` the rule for the rest.
+    `word` is `stacked` where it learns on stacks of operators too.
     """
 
     name: str
@@ -295,6 +296,7 @@ class Rule:
     span: Span = _span()
     on: Type | None = None
     otherwise: str | None = None
+    word: str | None = None
 
 
 @dataclass(frozen=True)

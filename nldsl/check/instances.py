@@ -80,7 +80,7 @@ class Units:
         self.diagnostics += found + wrong
         if any(d.severity == "error" for d in found + wrong):
             return None
-        accepts = "any" if rule.on is None else "matrix" if isinstance(rule.on, tree.MapType) else "vector"
+        accepts = "any" if rule.on is None else "vector" if isinstance(rule.on, tree.RealType) else "stack" if rule.word else "matrix"
         return Rule(rule.name, unit, types, hypers, periods, fixed, accepts, rule.otherwise)
 
     def _too_deep(self, block: tree.Block, what: str) -> None:

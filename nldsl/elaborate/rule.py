@@ -60,6 +60,8 @@ class _Rule:
         for name in ("w", "g"):
             b.fresh(name)
         type = self._type()
+        if rule.word is not None and (rule.word != "stacked" or type.kind != "map"):
+            raise b.fail("NL430", f"`{rule.word}` says nothing about what `{rule.name}` learns on", rule.span, expected="on d -> e stacked")
         b.states.append(State("w", type, ("zeros",), rule.span))
         b.inputs.append(Input("g", type, rule.span))
         names: dict[str, Binding] = {}

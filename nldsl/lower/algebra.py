@@ -197,7 +197,12 @@ class _Algebra:
         value, wanted = self.atom(a), self.type(a)
         if not isinstance(value, Num) or number(value) in (None, 0.0) or is_number(wanted):
             return value
-        return self.emit("fill", value, Last("w")) if wanted == self.types["w"] else value
+        if wanted == self.types["w"]:
+            return self.emit("fill", value, Last("w"))
+        for mean in ("row_mean", "column_mean") if self.types["w"].kind == wanted.kind == "map" else ():
+            if WORDS[mean].rule([self.types["w"]], {}) == wanted:
+                return self.emit("fill", value, self.emit(mean, Last("w")))
+        return value
 
     def type(self, a: Atom) -> Type:
         return Type("real") if isinstance(a, Num) else self.types[a.name]

@@ -200,7 +200,7 @@ class _Line:
         self._earliest()
 
     def _is_entry(self, e: Equation) -> bool:
-        if e.op not in ENTRYWISE or is_number(self.types[e.name]) or e.name in self.low:
+        if e.op not in ENTRYWISE or is_number(self.types[e.name]) or e.name in self.low or (e.op == "fill" and self.types[e.name] != self.types["w"]):
             return False
         shape = self.types[e.name].shape
         return all(is_number(_type(a, self.types)) or _type(a, self.types).shape == shape for a in e.args)

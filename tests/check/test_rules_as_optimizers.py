@@ -18,6 +18,8 @@ WRONG = {
     "a delay": ("NL434", f"{HEAD} update last w - lr * delay(g, 2) }}"),
     "a random start": ("NL434", f"{HEAD} memory m : like(w) = normal(1) {{ update last m + g }}  update last w - lr * m }}"),
     "a learned start": ("NL434", f"{HEAD} memory m : like(w) = learned {{ update last m + g }}  update last w - lr * m }}"),
+    "a word that says nothing": ("NL430", "rule r(lr = 0.1) on d -> e piled { update last w - lr * g }"),
+    "vectors in a stack": ("NL430", "rule r(lr = 0.1) on real[n] stacked { update last w - lr * g }"),
     "one name for two sizes": ("NL430", "rule r(lr = 0.1) on d -> d { update last w - lr * g }"),
     "no gradient": ("NL432", "rule r(lr = 0.1) { update (1 - lr) * last w }"),
     "the gradient elsewhere": ("NL406", "rule r(lr = 0.1) { update last w - lr * grad(at = w) }"),

@@ -267,6 +267,17 @@ def test_one_optimizer_with_one_state() -> None:
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7, msg=name)
 
 
+def test_a_rule_on_stacks_takes_convolutions():
+    model = nn.Sequential(nn.Conv2d(2, 3, 4), nn.Flatten(), nn.Linear(12, 5))
+    optimizer = nldsl.optimizer("rest by adafactor()", model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    shapes = {name: tuple(s.shape) for name, s in optimizer.state[model[0].weight].items()}
+    assert shapes == {"step": (), "row_var": (3, 2, 4, 1), "col_var": (3, 2, 1, 4)}
+    assert {*optimizer.state[model[2].bias]} == {"step", "variance"}
+
+
 @pytest.mark.parametrize("rule", ["muon", "shampoo", "adafactor"])
 def test_the_matrices_of_a_tensor_train_apart(rule: str) -> None:
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def at_sizes(node: Any, sizes: dict[str, int]) -> Any:
 def concrete(rule: Rule, shape: tuple[int, ...], numbers: dict[str, Any]) -> Rule:
     """A rule at the size of a tensor, its slow states with their periods."""
     dims = rule.types["w"].shape
-    sizes = dict(zip((next(iter(d.symbols())) for d in dims), shape if len(dims) == 2 else (torch.Size(shape).numel(),), strict=True))
+    sizes = dict(zip((next(iter(d.symbols())) for d in dims), shape[-2:] if len(dims) == 2 else (torch.Size(shape).numel(),), strict=True))
     periods = {h.name: numbers.get(h.name, h.default) for h in rule.hypers}
     every = {s: int(periods[p]) if isinstance(p, str) else p for s, p in rule.periods.items()}
     states = tuple(replace(s, every=every.get(s.name, s.every)) for s in rule.unit.states)
@@ -85,7 +85,7 @@ def optimizers() -> list[str]:
 @pytest.mark.parametrize("name", optimizers())
 def test_a_rule_of_the_library_is_what_the_interpreter_makes_of_it(name: str) -> None:
     rule = LIBRARY.rule(name)
-    shapes = MATRIX if rule.accepts == "matrix" else [(5,)]
+    shapes = {"matrix": MATRIX, "stack": [*MATRIX, (2, 4, 3), (2, 2, 3, 4)]}.get(rule.accepts, [(5,)])
     required = {h.name: 0.05 for h in rule.hypers if h.default is None}
     period = {"frequency": 3} if any(h.name == "frequency" for h in rule.hypers) else {}
     other = {h.name: 0.3 for h in rule.hypers if h.default == 0}
@@ -162,8 +162,8 @@ def test_source_is_repeatable_and_readable() -> None:
 
 
 def test_a_number_of_a_rule_starts_a_memory() -> None:
-    program = load("rule r(lr = 0.1, start = 0.5) { memory s : like(w) = start { update last s + g * g }  update last w - lr * g / sqrt(s) }")
-    check(program, "r", (3,), {"start": 2.0}, fused=False)
+    program = load("rule r(lr = 0.1, first = 0.5) { memory s : like(w) = first { update last s + g * g }  update last w - lr * g / sqrt(s) }")
+    check(program, "r", (3,), {"first": 2.0}, fused=False)
 
 
 def test_numbers_are_ieee_where_a_choice_follows() -> None:

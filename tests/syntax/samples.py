@@ -52,7 +52,7 @@ ROUTED = """\
 rule keep(lr, steps = 5) on d -> e { update last w - lr * g }
 rule short(lr = 0.02, betas = [0.9, 0.999]) on real[n] else keep { update last w - lr * g }
 rule orthogonal(lr = 0.02, momentum = 0.95, nesterov = 1, weight_decay = 0.1, ns_steps = 5)
-    on d -> e else short {
+    on d -> e stacked else short {
   update last w - lr * g
 }
 

@@ -112,7 +112,7 @@ items = st.one_of(
         names,
         formals,
         tuples(statements(simple | updates), most=4),
-        st.just((None, None)) | st.tuples(types, optional(names)),
+        st.just((None, None)) | st.tuples(types, optional(names), optional(names)),
     ),
     node(tree.Train, names, tuples(equations | minimizes, most=4)),
 )

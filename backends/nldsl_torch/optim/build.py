@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -53,7 +54,7 @@ def optimizer(program: Program, rule: str, params: Any, /, **numbers: Any) -> Ru
     structure = {k: _whole(k, v) for k, v in numbers.items() if k in known.structure}
     made = optimizer_class(program, rule, structure)
     model = params if isinstance(params, nn.Module) else None
-    if model is not None and known.accepts == "matrix":
+    if model is not None and known.accepts in ("matrix", "stack"):
         tables = [p.names[0] for p in parts(model) if p.linear and {"embedding", "head"} & set(p.roles)]
         if tables:
             warnings.warn(f"{rule} takes `{tables[0]}` for a matrix, and it is a table of rows, one a class: `matrices by {rule}(...), "
@@ -94,7 +95,12 @@ def _class(rules: Mapping[str, Rule], default: str) -> type[RuleOptimizer]:
 
 
 def _source(rules: Mapping[str, Rule], default: str, standalone: bool) -> str:
-    plans = {name: plan_rule(rule) for name, rule in rules.items()}
+    plans = {}
+    for name, rule in rules.items():
+        plans[name] = plan_rule(rule)
+        if rule.accepts == "stack":  # numbers of one matrix, split or not, are apart from those of a whole stack
+            plans[f"{name} stacked"] = plans[name]
+            plans[name] = replace(plans[name], rule=replace(rule, accepts="matrix", otherwise=f"{name} stacked"))
     if not standalone:
         return rules_source(plans, default)
     return rules_source(plans, default, imports=standalone_imports())

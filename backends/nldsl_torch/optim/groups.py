@@ -121,7 +121,7 @@ def _check_tensors(programs: Mapping[str, Program], group: Mapping[str, Any]) ->
                 f"{rule} is a rule for {kind}, and {label} has shape {tuple(p.shape)}: give it another rule, "
                 f'in .nl `matrices by {rule}(...), rest by adamw(...)`, here a param group of its own with "rule": NAME'
             )
-        if p.is_complex() and program.accepts == "matrix":
+        if p.is_complex() and program.accepts in ("matrix", "stack"):
             raise ValueError(f"{program.name} has no meaning for complex matrices, and {label} is {p.dtype}")
         if not (p.is_floating_point() or p.is_complex()):
             raise ValueError(f"{label} has dtype {p.dtype}: only floating point and complex tensors are optimized")

@@ -60,7 +60,7 @@ class Program:
     clocks: tuple[tuple[str | int, int], ...]  # (period: a hyper-parameter or a number, offset)
     switches: tuple[str, ...]
     variants: dict[tuple[bool, ...], Variant]
-    accepts: str = "any"  # "any" | "vector" | "matrix"
+    accepts: str = "any"  # "any" | "vector" | "matrix" | "stack"
     otherwise: str | None = None
     needs: tuple[str, ...] = ()  # of "x", "delta"
     fixed: tuple[str, ...] = ()  # hyper-parameters that this text of the program fixes
@@ -95,7 +95,8 @@ class Program:
 
     def takes(self, dimensions: int) -> bool:
         """Whether the rule is defined on a tensor of so many dimensions."""
-        return self.accepts == "any" or dimensions == {"vector": 1, "matrix": 2}[self.accepts]
+        least = {"any": 0, "vector": 1, "matrix": 2, "stack": 2}[self.accepts]
+        return dimensions >= least if self.accepts in ("any", "stack") else dimensions == least
 
 
 def _as_float(value: Any, exact: bool) -> Any:

@@ -286,7 +286,7 @@ def _item(part: Part, number: int, route: Route) -> Item | str:
         by = by.otherwise
     if by is None:
         return "rank"
-    if by.accepts != "matrix":
+    if by.accepts not in ("matrix", "stack"):
         return Item(part, number, route, by, 1)
     split = part.stack * (route.split if by is route else 1)
     rows = part.parameter.numel() // max(part.shape[-1], 1)
@@ -304,7 +304,8 @@ def _refusal(route: Route, why: str, found: list[Part]) -> Diagnostic:
 
 
 def _accepts(route: Route, part: Part) -> bool:
-    return route.accepts == "any" or (part.linear if route.accepts == "matrix" else len(part.shape) == 1)
+    dimensions = len(part.shape)
+    return {"any": True, "matrix": part.linear, "stack": dimensions >= 2, "vector": dimensions == 1}[route.accepts]
 
 
 def _at(routes: Sequence[Route]) -> tuple[Label, ...]:

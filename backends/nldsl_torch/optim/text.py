@@ -1,6 +1,7 @@
 """Equations of a rule as lines of Python: numbers of the prologue, passes, and operations on whole tensors.
 
-A number computed from the entries of a matrix is a matrix of one entry; of any other tensor, a tensor without dimensions.
+A number computed from the entries of a matrix is a matrix of one entry; of any other tensor, a tensor without dimensions,
+also of a stack of matrices.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ class _LineWriter:
         for n in inside & self.tick.states:
             self.tick.names.taken[n] = self.apart[n]
         body = RuleBody(self.tick.names, self.tick.types, equations, outputs, given)
-        body.matrix = self.tick.rule.plan.type.kind == "map"
+        body.matrix = self.tick.rule.plan.rule.accepts == "matrix"
         body.cautious = self.tick.cautious
         for e in equations:
             body.equation(e)
