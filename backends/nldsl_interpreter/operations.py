@@ -162,6 +162,8 @@ OVER: dict[str, Callable[..., Tensor]] = {
     "softmax": lambda a, dims: (a - a.logsumexp(dims, keepdim=True)).exp(),
     "flatten": lambda a, dims: a.flatten(dims[0]),
 }
+# The same over a stack, whose matrices are the batch.
+WHOLE = {f"whole {op}" for op in ("dot", "sqnorm", "sum", "mean")}
 # The others, and the rank of each argument; conv and attend get theirs over time from the interpreter.
 MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Tensor]]] = {
     "apply": ((2, 1), apply),
@@ -209,6 +211,8 @@ def compute(op: str, rank: int, args: list[Tensor]) -> Tensor:
     """The value of an operation; `rank` is that of its first argument."""
     if op in OVER:
         return OVER[op](*args, tuple(range(-rank, 0)))
+    if op in WHOLE:  # of all copies of the batch
+        return OVER[op.removeprefix("whole ")](*args, (0, *range(-rank, 0)))[None]
     if op in PLAIN:
         return PLAIN[op](*args)
     return ELEMENTWISE[op](*args) if op in ELEMENTWISE else MIXED[op][1](*args)

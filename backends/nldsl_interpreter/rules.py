@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nldsl.core import Init, Rule
+from nldsl.core import Init, Rule, Unit
 from nldsl_interpreter.interpreter import Interpreter
-from nldsl_interpreter.values import initial_value
+from nldsl_interpreter.operations import WHOLE
+from nldsl_interpreter.values import initial_value, sizes
 
 
 def run_rule(
@@ -21,7 +24,7 @@ def run_rule(
     Args:
         rule: at the sizes of `w`.
         w: the tensor before the first step.
-        gradients: of every step, [T, *w.shape].
+        gradients: of every step, [T, *w.shape]; of a rule on stacks all dimensions of `w` but two are the stack.
         numbers: values of the rule's numbers by name; those left out have their defaults.
         x, delta: where the rule reads them, the layer's inputs and output gradients as columns, [T, d, n] and [T, e, n].
 
@@ -29,15 +32,21 @@ def run_rule(
         [T, *w.shape].
     """
     given = _numbers(rule, numbers or {})
-    state = {s.name: initial_value(_filled(s.init, given), s.type, w.dtype)[None] for s in rule.unit.states}
+    unit, stack = (_whole(rule.unit), math.prod(w.shape[:-2])) if rule.accepts == "stack" else (rule.unit, 1)
+    state = {s.name: initial_value(_filled(s.init, given), s.type, w.dtype).expand(stack, *sizes(s.type)) for s in unit.states}
     state["w"] = w.reshape(state["w"].shape)
     steps = len(gradients)
-    inputs = {"g": gradients.reshape(1, steps, *state["w"].shape[1:])}
-    inputs |= {name: torch.full((1, steps), value, dtype=w.dtype) for name, value in given.items()}
+    inputs = {"g": gradients.reshape(steps, *state["w"].shape).transpose(0, 1)}
+    inputs |= {name: torch.full((stack, steps), value, dtype=w.dtype) for name, value in given.items()}
     inputs |= {name: value[None] for name, value in (("x", x), ("delta", delta)) if value is not None}
-    key = rule.unit.key
-    outputs, _ = Interpreter({key: rule.unit}, {key: rule.types}, key).run({}, inputs, {":tick": torch.zeros((), dtype=torch.int64), **state})
-    return outputs["w"][0].reshape(steps, *w.shape)
+    key = unit.key
+    outputs, _ = Interpreter({key: unit}, {key: rule.types}, key).run({}, inputs, {":tick": torch.zeros((), dtype=torch.int64), **state})
+    return outputs["w"].transpose(0, 1).reshape(steps, *w.shape)
+
+
+def _whole(unit: Unit) -> Unit:
+    """A unit whose numbers are of all matrices of the stack."""
+    return replace(unit, equations=tuple(replace(e, op=f"whole {e.op}") if f"whole {e.op}" in WHOLE else e for e in unit.equations))
 
 
 def _numbers(rule: Rule, numbers: Mapping[str, float | Sequence[float]]) -> dict[str, float]:
