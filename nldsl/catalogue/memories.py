@@ -56,13 +56,11 @@ PAGES = {
         _HEAD + "  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - stop(x)) by gd(0.1) }\n  out y = S(k)\n}",
     ),
     "NL409": error(
-        "an objective behind the step of another memory",
-        "An objective may be a stream that reads its memory, through anything between them within a tick, but not through"
-        " the gradient that another memory takes. Read that memory with `last`, or cut the way with `stop`.",
-        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - last F(k)) by gd(0.5) }\n"
-        "  e = sqnorm(S(x) - x)\n  out y = S(x)\n}",
-        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  memory S : d -> d { minimize 0.5 * sqnorm(S(k) - x) by gd(0.5) }\n"
-        "  e = sqnorm(last S(k) + last F(k) - x)\n  out y = S(k) + F(k)\n}",
+        "an objective beyond its tick",
+        "An objective may be a stream that reads its memory, through anything between them within a tick, steps of other"
+        " memories too, but not through what gathers ticks: a convolution, a delay, a store, a folded gradient.",
+        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  e = sqnorm(delay(last F(k), 1) - x)\n  out y = F(k)\n}",
+        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  e = sqnorm(last F(delay(k, 1)) - x)\n  out y = F(k)\n}",
     ),
     "NL410": warning(
         "a memory that nothing reads",

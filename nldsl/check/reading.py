@@ -18,7 +18,7 @@ def atoms(equation: Equation) -> Iterator[Atom]:
     if objective is not None:
         inner = {objective.self} | {e.name for e in objective.equations}
         for part in objective.equations:
-            yield from (a for a in part.args if not isinstance(a, Num) and a.name not in inner)
+            yield from (a for a in atoms(part) if not isinstance(a, Num) and a.name not in inner)
 
 
 def now(equation: Equation) -> list[Ref]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from nldsl.check.reading import atoms
 from nldsl.core import Atom, Equation, Input, Instance, Last, Num, Param, Ref, State, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.vocabulary import WORDS, Mismatch, is_number, join_axes
@@ -91,10 +92,7 @@ class _Shapes:
             # A gradient has the type of its memory, so an implicit step need not know its own result's.
             known = equation.op == "grad" and equation.attr("memory") in self.states
             names = [a.name for a in equation.args if not (isinstance(a, Num) or known)]
-            objective = equation.attr("objective")
-            if objective is not None:
-                inner = {objective.self} | {e.name for e in objective.equations}
-                names += [a.name for e in objective.equations for a in e.args if not isinstance(a, Num) and a.name not in inner]
+            names += [a.name for a in list(atoms(equation))[len(equation.args) :] if not isinstance(a, Num)]
             if equation.op == "conv":
                 names = names[:1]
             return names
@@ -177,13 +175,13 @@ class _Shapes:
         if equation.op == "conv":
             return self._convolution(equation)
         if equation.op == "grad" and (state := self.states.get(equation.attr("memory"))) is not None:
-            return self._gradient(equation, state.type)
+            return self._gradient(equation, state.type, types)
         args = [Type("real") if isinstance(a, Num) else types.get(a.name) for a in equation.args]
         if any(a is None for a in args):
             return None
         known = [a for a in args if a is not None]
         if equation.op == "grad":
-            return self._gradient(equation, known[0])
+            return self._gradient(equation, known[0], types)
         if equation.op == "expect":
             wanted = equation.attr("type")
             if (known[0].kind, known[0].shape) != (wanted.kind, wanted.shape):
@@ -209,10 +207,10 @@ class _Shapes:
         self.types[filter.name] = Type("real", (stream.shape[0], ticks), stream.axes)
         return stream
 
-    def _gradient(self, equation: Equation, at: Type) -> Type | None:
+    def _gradient(self, equation: Equation, at: Type, types: Mapping[str, Type]) -> Type | None:
         """The gradient of a scalar objective has the type of the state it is taken at."""
         objective = equation.attr("objective")
-        inner: dict[str, Type] = {**self.types, objective.self: at}
+        inner: dict[str, Type] = {**types, objective.self: at}
         for part in objective.equations:
             found = self._typed(part, inner)
             if found is None:

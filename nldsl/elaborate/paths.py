@@ -18,6 +18,9 @@ from nldsl.lower.order import ordered
 from nldsl.source import Span
 
 
+PAST = {"fold", "delay", "conv", "attend"}  # what they give depends on other ticks
+
+
 @dataclass(frozen=True)
 class Open:
     """An objective that does not mention its memory: `state` is read by the stream it names, if by anything."""
@@ -48,7 +51,7 @@ def complete(b: Builder, waiting: dict[str, Open]) -> None:
 def _body(b: Builder, equations: dict[str, Equation], objective: Objective, place: Open) -> Objective | None:
     target = objective.result
     leads: dict[str, Equation] = {}  # those that read the memory within this tick, in order
-    for e in ordered(equations.values()):
+    for e in _in_order(equations):
         if any(a.name == place.state if isinstance(a, Last) else isinstance(a, Ref) and a.name in leads for a in _atoms(e)):
             leads[e.name] = e
     late = isinstance(target, Ref) and place.state in _ancestors(equations, target.name)
@@ -59,16 +62,28 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
         return None
     needed = _ancestors(equations, target.name)
     way = [e for e in leads.values() if e.name in needed]
-    wrong = next((e for e in way if e.op == "grad"), None)
+    wrong = next((e for e in way if e.op in PAST), None)
     if wrong is not None:
-        b.report("NL409", f"the way from `{place.memory}` to its objective passes the step of another memory", objective.span,
-                 Label(wrong.span, "a gradient of its own"), expected="streams between them", help=f"stop({objective.span.text})")  # fmt: skip
+        b.report("NL409", f"the way from `{place.memory}` to its objective passes what is kept from tick to tick", objective.span,
+                 Label(wrong.span, "it gathers ticks"), expected="streams of one tick between them", help=f"stop({objective.span.text})")  # fmt: skip
         return None
 
-    def variable(a: Any) -> Any:
-        return Ref(objective.self, a.span) if isinstance(a, Last) and a.name == place.state else a
+    def seen(e: Equation) -> Equation:
+        """With the variable in the place of the state, in objectives of other memories on the way too."""
+        args = tuple(Ref(objective.self, a.span) if isinstance(a, Last) and a.name == place.state else a for a in e.args)
+        inner = e.attr("objective")
+        if inner is None:
+            return replace(e, args=args)
+        inner = replace(inner, equations=tuple(map(seen, inner.equations)))
+        return replace(e, args=args, attrs=tuple((k, inner if k == "objective" else v) for k, v in e.attrs))
 
-    return replace(objective, equations=tuple(replace(e, args=tuple(map(variable, e.args))) for e in way))
+    return replace(objective, equations=tuple(map(seen, way)))
+
+
+def _in_order(equations: dict[str, Equation]) -> list[Equation]:
+    """Each equation after those it, or its objective, reads at the same tick."""
+    stand_ins = [replace(e, args=tuple(_atoms(e))) for e in equations.values()]
+    return [equations[e.name] for e in ordered(stand_ins)]
 
 
 def _atoms(e: Equation) -> list[Any]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, Type, Unit
 from nldsl.dims import Dim
+from nldsl.lower.order import ordered
 from nldsl.lower.rewrite import Rewriter
 from nldsl.vocabulary import is_number
 
@@ -39,7 +40,27 @@ def differentiate(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, T
     return work.finish()
 
 
+def _explicit(work: Rewriter, objective: Objective) -> Objective:
+    """An objective whose own gradients, steps of other memories on the way to its result, are equations."""
+    parts: list[Equation] = []
+    for part in objective.equations:
+        inner = part.attr("objective")
+        if inner is None:
+            parts.append(part)
+            continue
+        before, made, work.made = set(work.equations), work.made, {}
+        result = work.fresh(f"{part.name}.inside")
+        work.equations[result] = replace(part, name=result)
+        work.types[result] = work.types[part.name]
+        _gradient(work, work.equations[result], inner)
+        parts += ordered([work.equations.pop(name) for name in list(work.equations) if name not in before])
+        parts.append(Equation(part.name, "copy", (Ref(result),), part.span))
+        work.made = made
+    return replace(objective, equations=tuple(parts))
+
+
 def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
+    objective = _explicit(work, objective)
     work.at(equation.span)
     (at,) = equation.args
     memory = equation.name

@@ -1,6 +1,7 @@
 """Random memories with clocks, windows and networks: whatever windows make of them is the interpreter's value."""
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch_cases import case, check, distance, outputs, split
@@ -96,6 +97,64 @@ def same(text: str) -> None:
     changed = x.clone()
     changed[:, 7:] += 1
     assert all(bool((outputs(c.module(changed))[n][:, :7] - y[:, :7]).abs().max() == 0) for n, y in whole.items())
+
+
+BEHIND = BLOCKS + """
+block m(d) {
+  in x : real[d]
+  param Wk, Wv : d -> d
+  memory F : mlp(d) = learned every 2 { minimize e over sum by gd(0.3) }
+  h = x + last F(norm(x))
+  k = unit(Wk(h))  v = Wv(h)
+  memory S : d -> d = learned(normal(0.3)) { minimize 0.5 * sqnorm(S(k) - v) by decay(0.9), gd(0.5) }
+  memory M : mlp(d) = learned { minimize 0.5 * sqnorm(M(k) - v) at start(2) by gd(0.3) }
+  z = h + S(unit(h)) + M(k)
+  memory G : mlp(d) = learned every 4 { minimize e over mean by gd(0.3) }
+  e = 0.5 * sqnorm(z + last G(norm(z)) - x)
+  out y = z + last G(norm(z))
+}
+"""
+
+
+def test_an_objective_behind_the_steps_of_other_memories() -> None:
+    same(BEHIND)
+
+
+def test_its_gradient_is_that_of_the_stream() -> None:
+    """What F becomes after two ticks, from the literal gradient of both ticks' streams."""
+    c = case(BEHIND, "m", d=3)
+    x = c.input(1, 2)
+    params = {n: p.detach() for n, p in c.module.named_parameters()}
+    _, after = c.interpreter.run(params, {"x": x})
+    F = [params[f"F_{n}_init"].clone().requires_grad_() for n in ("up", "down")]
+    # M's gradients are taken at its first state in both ticks, and so is G's.
+    S, M, G = params["S_init"], [params[f"M_{n}_init"] for n in ("up", "down")], [params[f"G_{n}_init"] for n in ("up", "down")]
+    start, total = M, 0.0
+    for t in range(2):
+        h = x[0, t] + network(F, rms(x[0, t]))
+        k, v = unit(params["Wk"] @ h), params["Wv"] @ h
+        S = 0.9 * S
+        S = S - 0.5 * torch.outer(S @ k - v, k)
+        at = [w.requires_grad_() for w in start]
+        g = torch.autograd.grad(0.5 * (network(at, k) - v).square().sum(), at, create_graph=True)
+        M = [w - 0.3 * d for w, d in zip(M, g, strict=True)]
+        z = h + S @ unit(h) + network(M, k)
+        e = 0.5 * (z + network(G, rms(z)) - x[0, t]).square().sum()
+        total = total + torch.autograd.grad(e, F, retain_graph=True)[0]
+        S, M = S.detach(), [w.detach() for w in M]
+    assert torch.allclose(after["F.up"][0], F[0] - 0.3 * total, rtol=1e-10, atol=1e-12)
+
+
+def network(w, x):
+    return w[1] @ torch.nn.functional.gelu(w[0] @ x)
+
+
+def rms(x):
+    return x / (x.square().mean() + 1e-6).sqrt()
+
+
+def unit(x):
+    return x / (x.square().sum() + 1e-6).sqrt()
 
 
 some = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
