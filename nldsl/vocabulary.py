@@ -200,6 +200,12 @@ def gathered(types: list[Type], attrs: Attrs) -> Type:
     return Type(t.kind, (axis.size, *t.shape), tuple(a for a in t.axes if a != axis), t.bound)
 
 
+def ungathered(types: list[Type], attrs: Attrs) -> Type:
+    """The opposite of `gathered`."""
+    t, axis = types[0], attrs["axis"]
+    return Type(t.kind, t.shape[1:], join_axes([t, Type("real", (), (axis,))]), t.bound)
+
+
 def flattened(types: list[Type], attrs: Attrs) -> Type:
     t = types[0]
     if t.kind != "real" or not t.shape:
@@ -303,5 +309,7 @@ _word("count", 0, lambda types, attrs: Type("int"), "the number of this tick, fr
 _word("index", 0, lambda types, attrs: Type("int", (), (attrs["axis"],)), "the number of the copy, from 0", user=False)
 _word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")
 _word("one_hot", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "1 at the index a, 0 elsewhere, shaped like b", user=False)
+_word("unflatten", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "a in the shape of b", user=False)
+_word("ungather", 1, ungathered, "the first dimension as copies of an `each` again", user=False)
 _word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)
 _word("fold", 1, lambda types, attrs: types[0], "the sum or mean over the ticks of a period", user=False)

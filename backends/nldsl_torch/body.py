@@ -36,7 +36,7 @@ class Names:
 
 # What generated functions use by name: primitives, their own variables, and Python's builtins.
 RESERVED = frozenset(dir(builtins)) | frozenset(
-    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick apply causal_conv chunk
+    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick apply beside causal_conv chunk
     chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_pull held from_memory linear_scan loop
     norm matmul solve matrix_power eigenvectors part past region remember rope segments shift_down spread windows n_ ticks to_memory together unchunk unit whole
     window_attention""".split()

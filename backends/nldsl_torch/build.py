@@ -29,7 +29,7 @@ MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power,
 PRIMITIVES = tuple(getattr(streams, f) for f in "apply causal_conv cross_entropy delay gelu_pull norm rope ticks unit".split()) + tuple(
     getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split()
 )
-STREAMS = "from nldsl_torch.streams import apply, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import apply, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
 
 
 def reachable(units: Mapping[str, Unit], key: str) -> list[str]:

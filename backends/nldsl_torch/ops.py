@@ -103,6 +103,14 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
             keep = len(result.axes) + 1 if axis in t.axes else 0
             moved = back != len(t.shape) + 1 and keep
             return f"{text(e.args[0])}.movedim(-{back}, -{len(t.shape) + 1})" if moved else text(e.args[0])
+        case "ungather":
+            t = type(e.args[0])
+            place = len(result.shape) + len(result.axes) - result.axes.index(e.attr("axis"))
+            back = len(t.shape)
+            return text(e.args[0]) if place == back else f"{text(e.args[0])}.movedim(-{back}, -{place})"
+        case "unflatten":
+            shape = ", ".join(map(literal, result.shape))
+            return f"{text(e.args[0])}.unflatten(-1, ({shape}))" if len(result.shape) > 1 else text(e.args[0])
         case "flatten":
             rank = len(type(e.args[0]).shape)
             return f"{text(e.args[0])}.flatten(-{rank})" if rank > 1 else text(e.args[0])

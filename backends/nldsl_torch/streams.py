@@ -206,15 +206,12 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
-def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None):
+def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=()):
     """Window after window of `ticks` ticks; windows end after ticks phase, phase + ticks, ... counted from the first of all.
 
-    A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(tick, n, *streams, *fixed,
-    *states, *first, *values) -> (*outputs, *states)` for the n ticks of one window, or of its part in this call, with the first
+    A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(*streams, *fixed, tick, n,
+    *states, *first, *values) -> (outputs, states)` for the n ticks of one window, or of its part in this call, with the first
     `taken` streams (all by default); `tick` counts those before, and the values are `ahead(*streams, n)` of the streams `given`.
-
-    `late`, a tuple (function, streams, dims, fixed, states): what reads states after their step, which is one tick earlier than the
-    next window begins. Gives the last of the outputs, of the streams, fixed values and states of those numbers.
     """
     before = int(start)
     sizes = [min(T, ticks - (before - phase) % ticks)]
@@ -222,16 +219,11 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
     sizes += [rest] if (rest := T - sum(sizes)) else []
     parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
     values = _ahead(ahead, [streams[i] for i in given], [dims[0][i] for i in given], sizes, ticks) if ahead is not None else [()] * len(sizes)
-    pieces = _pieces(late, streams, sizes, (before + T - phase) % ticks == 0) if late is not None else []
-    count = len(dims[1]) - (late[2] if late is not None else 0)
-    outs, lates = [], []
+    outs = []
     for w, n in enumerate(sizes):
-        if late is not None:
-            lates.append(late[0](n, *pieces[w], *late[3], *(states[i] for i in late[4])))
-        out = run(before, n, *(part[w] for part in parts), *fixed, *states, *first, *values[w])
-        outs.append(out[:count])
-        states = out[count:]
+        out, states = run(*(part[w] for part in parts), *fixed, before, n, *states, *first, *values[w])
         before += n
+        outs.append(out)
     return tuple(torch.cat(o, dim) for o, dim in zip(zip(*outs), dims[1])), states
 
 
@@ -251,6 +243,12 @@ def _ahead(ahead, streams, dims, sizes: list[int], ticks: int) -> list[tuple[Ten
         values += zip(*(v.unflatten(0, (N, B)).unbind(0) for v in ahead(*pieces, n)))
         at += n
     return values
+
+
+def beside(parts, dim: int) -> Tensor:
+    """Matrices side by side; their leading dimensions broadcast."""
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x in parts))
+    return torch.cat([x.expand(*lead, *x.shape[-2:]) for x in parts], dim)
 
 
 def spread(x: Tensor, lead: tuple[int, ...]) -> Tensor:

@@ -118,4 +118,4 @@ class WindowKernels(Kernels):
 
 
 def _beside(parts: list[str], dim: int) -> str:
-    return parts[0] if len(parts) == 1 else f"torch.cat([{', '.join(parts)}], {dim})"
+    return parts[0] if len(parts) == 1 else f"beside([{', '.join(parts)}], {dim})"

@@ -17,7 +17,7 @@ Accepted:  minimize 0.5 * sqnorm(S(k) - stop(v))
 
 from __future__ import annotations
 
-from nldsl.check.reading import CUTS
+from nldsl.check.reading import CUTS, atoms
 from nldsl.check.shapes import Types
 from nldsl.core import Objective, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
@@ -43,6 +43,6 @@ def differentiable(objective: Objective) -> bool:
     """Whether some gradient flows from the result to the operator that is optimised."""
     reached = {objective.self}
     for equation in objective.equations:
-        if equation.op not in CUTS and any(isinstance(a, Ref) and a.name in reached for a in equation.args):
+        if equation.op not in CUTS and any(isinstance(a, Ref) and a.name in reached for a in atoms(equation)):
             reached.add(equation.name)
     return isinstance(objective.result, Ref) and objective.result.name in reached

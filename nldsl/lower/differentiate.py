@@ -174,11 +174,18 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
         lambda w, a, y, c: w.emit("apply", w.emit("transpose", c), a[0]),
     ),
     "scale_values": (None, lambda w, a, y, c: w.emit("scale_values", a[0], c)),
+    "flatten": (lambda w, a, y, c: w.emit("unflatten", c, a[0]),),
+    "unflatten": (lambda w, a, y, c: w.emit("flatten", c), lambda w, a, y, c: None),
     "fill": (lambda w, a, y, c: w.emit("sum", c), lambda w, a, y, c: None),
 }  # fmt: skip
 
 
 def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotangent: Atom) -> Atom | None:
+    if part.op in ("gather", "ungather"):
+        axis = part.attr("axis")
+        if axis not in work.type(forward.args[0]).axes and part.op == "gather":
+            raise NotDifferentiable(part)  # one stream seen as equal copies
+        return work.emit("ungather" if part.op == "gather" else "gather", cotangent, axis=axis)
     pullback = PULLBACKS.get(part.op, (None,) * len(part.args))[index]
     if pullback is None:
         raise NotDifferentiable(part)

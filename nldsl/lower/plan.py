@@ -132,6 +132,7 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         _exact(work, step)
         if any(states[s].every > 1 or states[s].reset is not None for s in step.states):
             return _windows(work, step, states)
+        _copies_fit(work, step)
         if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
             return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))
         if any(work.types[s].kind != "map" for s in step.states):
@@ -181,6 +182,14 @@ def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mappin
         first = next(e.name for e in inner.equations if e.name in members)
         needs[first] = machine_inputs(form)
     return Form("windows", "", windows=windows, steps=schedule(inner, types, needs), forms=forms)
+
+
+def _copies_fit(work: Rewriter, step: Recurrence) -> None:
+    """All states of a group come in the same copies, and nothing in it in others."""
+    axes = {work.types[s].axes for s in step.states}
+    for e in step.equations:
+        if len(axes) > 1 or set(work.types[e.name].axes) - set(next(iter(axes))):
+            raise NotLinear("copies of an `each` read a memory that is the same for all of them", e.span)
 
 
 def _exact(work: Rewriter, step: Recurrence) -> None:

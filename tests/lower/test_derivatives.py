@@ -51,8 +51,8 @@ OBJECTIVES = {
     "bfloat16": "dot(bfloat16(S(k)), bfloat16(v))",
     "scale_values": "0.5 * sqnorm(scale_values(v, S)(k) - v)",
 }
-# Reached only as a part of other derivatives.
-INNER = {"fill", "gelu_pull", "cross_entropy"}
+# Reached as a part of other derivatives, or of objectives that are streams (tests/torch/test_random_windows.py).
+INNER = {"fill", "gelu_pull", "cross_entropy", "flatten", "unflatten"}
 
 
 def program(objective: str) -> str:

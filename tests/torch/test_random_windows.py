@@ -116,6 +116,22 @@ block m(d) {
 """
 
 
+COPIES = {
+    "shared query": "each h in n { param W : d -> d  memory M : d -> d { minimize 0.5 * sqnorm(M(unit(W(x))) - tanh(x)) at start(3) by gd(0.1) }  o = M(x) }",
+    "networks": "each h in n { param W : d -> d  memory M : mlp(d) = learned { minimize 0.5 * sqnorm(M(unit(W(x))) - x) at start(3) by gd(0.1) }  o = M(x) }",
+    "one for all, windows": "memory M : d -> d { minimize 0.5 * sqnorm(M(unit(x)) - x) at start(3) by gd(0.2) }  each h in n { param W : d -> d  o = M(W(x)) }",
+    "one for all, solve": "memory M : d -> d { minimize 0.5 * sqnorm(M(unit(x)) - x) by gd(0.2) }  each h in n { param W : d -> d  o = M(W(x)) }",
+    "one for all, closed": "memory M : d -> d { minimize -dot(M(unit(x)), x) by gd(0.2) }  each h in n { param W : d -> d  o = M(W(x)) }",
+    "one loss": "each h in n { param W : d -> d  memory M : mlp(d) = learned every 4 { minimize e over mean by gd(0.1) }  o = last M(W(x)) }\n"
+                "param O : n * d -> d  e = 0.5 * sqnorm(O(flatten(o)) - x)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", COPIES.values(), ids=COPIES)
+def test_copies(body: str) -> None:
+    same(f"{BLOCKS}block m(d, n = 2) {{\n  in x : real[d]\n  {body}\n  out y = flatten(o)\n}}\n")
+
+
 def test_an_objective_behind_the_steps_of_other_memories() -> None:
     same(BEHIND)
 
