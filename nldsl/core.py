@@ -116,6 +116,7 @@ class Param:
     init: Init
     default_init: bool
     span: Span = _span()
+    fixed: bool = False  # drawn once and trained by nobody: the random first value of a memory
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _named(part: Part) -> list[tuple[str, str, Any]]:
     unit = part.unit
     memories = {m.state: m for m in unit.memories if m.state is not None}
     found = [(i.name, "stream" if part.path else "input", i.span) for i in unit.inputs]
-    found += [(p.name, "param", p.span) for p in unit.params]
+    found += [(p.name, "param", p.span) for p in unit.params if not p.fixed]
     found += [(m.name, "memory" if m.state is not None else "store", m.span) for m in unit.memories]
     found += [(e.name, "stream", e.span) for e in unit.equations if e.name not in memories]
     return found

@@ -7,13 +7,13 @@
     }
 
 The data gives two streams, `byte` and `next`. The objective is an ordinary block: with the model in it for checking,
-and with the model's output as an input for training.
+and with the model's outputs as inputs for training (`nldsl/wiring.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from nldsl import tree
@@ -24,13 +24,14 @@ from nldsl.elaborate.constants import as_float, constant
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.routes import Route, read_routes
 from nldsl.source import Span
-from nldsl.walk import walk
+from nldsl.wiring import HELP, Wiring, checked_block, is_use, objective_block, use_of, wire
 
-BYTES = Dim.of(256)
 WHOLE = {"steps", "batch", "length", "warmup", "seed", "eval_every", "checkpoint_every", "log_every", "sample_bytes"}
 REAL = {"final_fraction", "grad_clip", "time_budget", "temperature"}
+LIST = {"contexts"}  # of whole numbers
 WORD = {"schedule": ("cosine", "constant")}
-SETTINGS = WHOLE | REAL | set(WORD) | {"data", "model"}
+SETTINGS = WHOLE | REAL | LIST | set(WORD) | {"data", "model"}
+KINDS = {"data": "a text", "contexts": "a list of whole numbers, [64, 256]"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Training:
 
     Attributes:
         model: the block and its parameters.
-        objective: a block from `logits` and `next` to `loss`.
+        objective: a block from the outputs that `wiring` names, and `next`, to `loss`.
+        wiring: what feeds the model, and which of its outputs are read.
         routes: the rules that train it; one rule for all is one route.
         settings: as written, by name.
     """
@@ -48,6 +50,7 @@ class Training:
     model: tree.Block
     sizes: Mapping[str, Any]
     objective: tree.Block
+    wiring: Wiring
     routes: tuple[Route, ...]
     settings: Mapping[str, Any]
     span: Span
@@ -63,44 +66,22 @@ def read_train(train: tree.Train, top: Scope) -> tuple[Training | None, list[Dia
     if model is None or minimize is None:
         return None, work.found
     block, sizes, call = model
-    calls = [e for e in walk(minimize.objective) if isinstance(e, tree.Call) and isinstance(e.fn, tree.Name) and e.fn.id == "model"]
-    if len({(c.args) for c in calls}) != 1:
-        work.report("NL721", "the objective must use the model once", minimize.objective.span, expected="model(byte)",
-                    help="minimize cross_entropy(model(byte), next) by adamw(lr = 2e-3)")  # fmt: skip
+    use = use_of(train.body, minimize.objective)
+    if use is None:
+        work.report("NL721", "the objective must use the model once", minimize.objective.span, expected="model(byte)", help=HELP)
         return None, work.found
-    span = minimize.objective.span
-    whole = tree.Call(call.fn, (*calls[0].args, *call.args), calls[0].span)
-    checked = _block(train, minimize.objective, calls[0], whole, [("byte", _index(span)), ("next", _index(span))])
+    checked = checked_block(train, minimize.objective, use, call)
     units = Units(top)
     key = units.block(checked, {})
     work.found += units.diagnostics
     if key is None or routes is None or any(d.severity == "error" for d in work.found):
         return None, work.found
-    logits = tree.RealType((tree.Num(256, span),), span)
-    alone = _block(train, minimize.objective, calls[0], tree.Name("logits", span), [("logits", logits), ("next", _index(span))])
-    return Training(train.name, block, sizes, alone, routes, settings, train.span), work.found
-
-
-def _index(span: Span) -> tree.IntType:
-    return tree.IntType(tree.Num(256, span), span)
-
-
-def _block(train: tree.Train, objective: tree.Expr, model: tree.Call, by: tree.Expr, inputs: list[tuple[str, tree.Type]]) -> tree.Block:
-    """A block with the objective as its output and something in the place of the model."""
-    span = objective.span
-    ins = tuple(tree.In((tree.Declared(name, None, span),), type, span) for name, type in inputs)
-    out = tree.Out(tree.Declared("loss", None, span), _substitute(objective, model, by), span)
-    return tree.Block(train.name, (), (*ins, out), train.span)
-
-
-def _substitute(node: Any, old: Any, new: Any) -> Any:
-    if node == old:
-        return new
-    if isinstance(node, tuple):
-        return tuple(_substitute(n, old, new) for n in node)
-    if hasattr(node, "__dataclass_fields__") and not isinstance(node, Span):
-        return replace(node, **{k: _substitute(v, old, new) for k, v in vars(node).items() if k != "span"})
-    return node
+    wired = wire(units.units, units.types, key, block.name, use, minimize.objective)
+    if isinstance(wired, Diagnostic):
+        return None, [*work.found, wired]
+    wiring, outputs = wired
+    alone = objective_block(train, minimize.objective, use, wiring, outputs)
+    return Training(train.name, block, sizes, alone, wiring, routes, settings, train.span), work.found
 
 
 class _Reader:
@@ -146,7 +127,7 @@ class _Reader:
         if len(found) != 1:
             self.report("NL721", f"`train {self.train.name}` needs one outer objective", self.train.span,
                         expected="one `minimize`", found=str(len(found)),
-                        help="minimize cross_entropy(model(byte), next) by adamw(lr = 2e-3)")  # fmt: skip
+                        help=HELP)  # fmt: skip
             return None
         return found[0]
 
@@ -158,7 +139,7 @@ class _Reader:
     def settings(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, stmt in self.equations.items():
-            if name == "model":
+            if name == "model" or is_use(stmt.expr):
                 continue
             value = constant(stmt.expr, self.top)
             if name in WORD and isinstance(stmt.expr, tree.Name) and stmt.expr.id in WORD[name]:
@@ -167,6 +148,8 @@ class _Reader:
                 values[name] = value.integer
             elif name in REAL and as_float(value) is not None:
                 values[name] = as_float(value)
+            elif name in LIST and (several := _whole_numbers(value)) is not None:
+                values[name] = several
             elif name == "data" and isinstance(value, str):
                 values[name] = value
             elif name not in SETTINGS:
@@ -174,6 +157,14 @@ class _Reader:
                 self.report("NL723", f"`{name}` is not a setting of a `train` block", stmt.name.span,
                             expected=", ".join(sorted(SETTINGS)), help=f"did you mean `{near}`?" if near else None)  # fmt: skip
             else:
-                kind = "a whole number" if name in WHOLE else " or ".join(WORD[name]) if name in WORD else "a text" if name == "data" else "a number"
+                kind = "a whole number" if name in WHOLE else " or ".join(WORD[name]) if name in WORD else KINDS.get(name, "a number")
                 self.report("NL723", f"`{name}` cannot be this", stmt.expr.span, expected=kind, found=f"`{stmt.expr.span.text}`")
         return values
+
+
+def _whole_numbers(value: object) -> tuple[int, ...] | None:
+    """A list of whole numbers, or None."""
+    if not isinstance(value, (list, tuple)):
+        return None
+    found = tuple(v.integer for v in value if isinstance(v, Dim) and v.integer is not None)
+    return found if found and len(found) == len(value) else None

@@ -91,18 +91,18 @@ def on_vectors(types: list[Type], attrs: Attrs) -> Type:
 
 
 def to_scalar(types: list[Type], attrs: Attrs) -> Type:
-    """A sum over all entries of arguments of one type."""
+    """A sum over all entries of arguments of one type; a number has one entry."""
     for i, t in enumerate(types):
-        if t.is_scalar:
-            raise Mismatch("this acts on a vector or an operator", "real[n]", _plain(t), i)
+        if t.kind not in ("real", "map"):
+            raise Mismatch("this acts on real numbers", "real", _plain(t), i)
         if not _same(t, types[0]):
             raise Mismatch("these two do not have the same shape", _plain(types[0]), _plain(t), i)
     return Type("real", (), join_axes(types))
 
 
 def total(types: list[Type], attrs: Attrs) -> Type:
-    if types[0].is_scalar:
-        raise Mismatch("this acts on a vector or an operator", "real[n]", _plain(types[0]))
+    if types[0].kind not in ("real", "map"):
+        raise Mismatch("this acts on real numbers", "real", _plain(types[0]))
     return Type("real", (), types[0].axes)
 
 

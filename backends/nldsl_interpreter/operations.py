@@ -209,6 +209,8 @@ def arguments(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> list[Te
 
 def compute(op: str, rank: int, args: list[Tensor]) -> Tensor:
     """The value of an operation; `rank` is that of its first argument."""
+    if op in OVER and rank == 0:
+        return OVER[op](*(a.unsqueeze(-1) for a in args), (-1,))
     if op in OVER:
         return OVER[op](*args, tuple(range(-rank, 0)))
     if op in WHOLE:  # of all copies of the batch

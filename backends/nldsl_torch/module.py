@@ -45,7 +45,9 @@ class ClassWriter(StepWriter):
             "        super().__init__()",
         ]
         for p in unit.params:
-            lines.append(f"        self.{identifier(p.name)} = torch.nn.Parameter({initial(p.init, p.type)})  # {p.span.where}  {p.name} : {p.type}")
+            value, where = initial(p.init, p.type), f"# {p.span.where}  {p.name} : {p.type}"
+            made = f'self.register_buffer("{identifier(p.name)}", {value})' if p.fixed else f"self.{identifier(p.name)} = torch.nn.Parameter({value})"
+            lines.append(f"        {made}  {where}")
         lines.append('        self.register_buffer("_like", torch.zeros(()), persistent=False)')
         for e in self.indices:
             n = e.attr("axis").size.integer

@@ -99,6 +99,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "gather":
             t = type(e.args[0])
             axis = e.attr("axis")
+            if axis not in t.axes:  # the same in each copy
+                return f"{text(e.args[0])}.unsqueeze(-{len(t.shape) + 1}).repeat_interleave({literal(axis.size)}, -{len(t.shape) + 1})"
             back = len(t.shape) + len(t.axes) - t.axes.index(axis) if axis in t.axes else 0
             keep = len(result.axes) + 1 if axis in t.axes else 0
             moved = back != len(t.shape) + 1 and keep
@@ -163,8 +165,10 @@ def _reduction(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
     full = Type(wide.kind, wide.shape, result.axes)
     if e.op == "dot":
         a, b = (align(text(x), type(x), full) for x in e.args)
-        return f"({a} * {b}).sum({dims})"
+        return f"({a} * {b}).sum({dims})" if wide.shape else f"{a} * {b}"
     x = text(e.args[0])
+    if not wide.shape:
+        return f"{x} * {x}" if e.op == "sqnorm" else x
     return {"sqnorm": f"({x} * {x}).sum({dims})", "sum": f"{x}.sum({dims})", "mean": f"{x}.mean({dims})"}[e.op]
 
 

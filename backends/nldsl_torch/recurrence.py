@@ -12,6 +12,7 @@ from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form
 from nldsl.lower.rounding import is_rounded, rounded
 from nldsl.lower.schedule import Recurrence
+from nldsl.vocabulary import WORDS
 from nldsl_torch import ops
 from nldsl_torch.body import CHUNK_LOCALS, Body, Names
 from nldsl_torch.chunks import Chunks, stream_atoms
@@ -55,6 +56,9 @@ class RecurrenceWriter:
                 text = body.expression(e)
                 body.note(e.span)
                 body.lines.append(f"{names.of(e.name)} = ({text}).to({body.text(Last(e.name))}.dtype)")
+            elif e.name in self.states and (narrow := self.narrow(e)) is not None:
+                body.note(e.span)
+                body.lines.append(f"{names.of(e.name)} = {self.widened(body, e, narrow)}")
             else:
                 body.equation(e)
         reads = [n for n in body.reads if not n.startswith("last ")]
@@ -85,6 +89,16 @@ class RecurrenceWriter:
             lines += [f"if tick % {s.reset} == 0:", f"    {names.of(f'last {s.name}')} = {start}"]
         return lines
 
+    def narrow(self, e: Equation) -> Type | None:
+        """The type of what a state becomes, where that is the same for several copies."""
+        given = WORDS[e.op].rule([Type("real") if isinstance(a, Num) else self.types[a.name] for a in e.args], dict(e.attrs))
+        return given if given.axes != self.types[e.name].axes else None
+
+    def widened(self, body: Body, e: Equation, narrow: Type) -> str:
+        """A value for all copies of a state."""
+        text = ops.align(f"({ops.express(e, narrow, body.text, body.type)})", narrow, self.types[e.name])
+        return f"{text}.expand_as({body.text(Last(e.name))})"
+
     def _what(self) -> str:
         states = ", ".join(self.states)
         return f"{states}: {self.form.name} form" + (f"; {self.form.why}" if self.form.name == "loop" else "")
@@ -101,7 +115,8 @@ class RecurrenceWriter:
 
     def _slow(self, body: Body, e: Equation) -> None:
         state, name = self.states[e.name], body.names.of(e.name)
-        text = body.expression(e)
+        narrow = self.narrow(e)
+        text = body.expression(e) if narrow is None else self.widened(body, e, narrow)
         if is_rounded(e, self.rounded, self.types):
             text = f"({text}).to({body.text(Last(e.name))}.dtype)"
         body.note(e.span)

@@ -195,10 +195,10 @@ class WindowWriter(RecurrenceWriter):
                 memory = slow[e.attr("memory")]
                 total = body.text(Last(self.cut.sums[e.name]))
                 body.lines.append(f"{names.of(e.name)} = {total}" + (f" / {memory.every}" if e.attr("over") == "mean" else ""))
-            elif e.name in slow and several:
-                text = body.expression(e)
+            elif e.name in slow and (several or self.narrow(e) is not None):
+                narrow, s = self.narrow(e), slow[e.name]
+                text = body.expression(e) if narrow is None else self.widened(body, e, narrow)
                 body.note(e.span)
-                s = slow[e.name]
                 body.lines.append(f"{names.of(e.name)} = {text} if (tick - {s.offset}) % {s.every} == 0 else {body.text(Last(e.name))}")
             else:
                 body.equation(e)

@@ -7,6 +7,11 @@ TRAIN = (
     "train t {{\n  model = lm(d = 8)\n  minimize cross_entropy(model(byte), next) {}\n}}"
 )
 RULE = "rule r(lr = 0.1) on d -> e { update last w - lr * g }\n"
+TOLD = (
+    "block lm(d) {{\n  in x, target : int[256]\n  param E, V : 256 -> d\n  param H : d -> 256\n"
+    "  memory F : d -> d {{ update 0.9 * last F + outer(V(target), E(x)) }}\n  out logits = H({})\n  out loss = cross_entropy(logits, target)\n}}\n"
+    "train t {{\n  model = lm(d = 8)\n  m = model(byte, next)\n  minimize m.loss by adamw()\n}}"
+)
 
 PAGES = {
     "NL701": error("the training text cannot be read", "`--data FILE` names a file that is not there or not readable. Without it the text that ships with Python is used."),
@@ -27,7 +32,7 @@ PAGES = {
     "NL717": error("out of memory", "One step does not fit in memory at this batch and length."),
     "NL718": error("nothing to train", "The model has no param and no learned memory."),
     "NL720": error("no model to train", "`model = NAME(...)` in a `train` block names a block of the file; its parameters are constants given by name."),
-    "NL721": error("no outer objective", "A `train` block has one `minimize E by OPTIMIZER`. Its objective uses the model once, on the stream `byte`, and may use `next`, the byte that follows."),
+    "NL721": error("no outer objective", "A `train` block has one `minimize E by OPTIMIZER`. Its objective uses the model once, on the stream `byte`, and may use `next`, the byte that follows. A model with several outputs has a name first: `m = model(byte, next)`, then `minimize m.loss by ...`; the output `logits` is what predicts."),
     "NL722": error(
         "unknown outer optimizer",
         "After `by` in a `train` block stands a rule of the file or of the library, with its numbers by name: adamw(lr ="
@@ -67,5 +72,27 @@ PAGES = {
         "a route without parameters",
         "No parameter of the model is left for the route: a name is misspelled, an earlier route takes them, or the model has none.",
         TRAIN.format("all by adamw(), matrices by adamw()"), TRAIN.format("matrices by adamw(), rest by adamw()"),
+    ),
+    "NL731": error(
+        "a prediction that knows its answer",
+        "A model may take `next`, the byte that follows, and learn from it while it reads. What it predicts at a tick must not"
+        " depend on the answer of that tick: read what learns from the answer with `last`.",
+        TOLD.format("F(E(x))"), TOLD.format("last F(E(x))"),
+    ),
+    "NL732": error(
+        "specs of different sizes",
+        "`nldsl compare` sets models side by side that have about as many parameters. Change their widths, or allow a larger"
+        " difference with `--tolerance F`.",
+    ),
+    "NL733": error(
+        "specs that cannot be compared",
+        "`nldsl compare` trains at least two specs, on the same bytes in the same order: steps, batch, length and data have to"
+        " be the same. On the command line they are set for all.",
+    ),
+    "NL734": error(
+        "a training that several processes cannot share",
+        "Under `torchrun` each process takes an equal part of every batch, and the result is that of one process. Where that"
+        " cannot be so it is refused: a batch that does not divide, or a rule that reads the inputs of a layer, which are spread"
+        " over the processes.",
     ),
 }

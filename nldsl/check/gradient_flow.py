@@ -26,7 +26,7 @@ def gradient_flow(unit: Unit, types: Types) -> list[Diagnostic]:
     reached = trained(reading, types)
     found = []
     for param in unit.params:
-        if param.name in reading.live and param.name not in reached:
+        if param.name in reading.live and param.name not in reached and not param.fixed:
             cut = next((e for e in unit.equations if e.op in ("stop", "sign") and param.name in reading.ancestors(e.name)), None)
             labels = [Label(param.span)] + ([Label(cut.span, "no gradient passes here")] if cut is not None else [])
             found.append(

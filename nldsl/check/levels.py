@@ -63,7 +63,7 @@ def component_levels(units: Mapping[str, Unit], key: str) -> dict[str, tuple[int
         own = {m.state for m in part.unit.memories}
         periods |= {name: state.every for name, state in part.states if state.name in own}
         found |= {name: (STORED, 0) for name, memory in part.memories if memory.state is None}
-        found |= {name: (OUTER, 0) for name, param in part.params}
+        found |= {name: (OUTER, 0) for name, param in part.params if not param.fixed}
     reads: dict[str, list[str]] = {}
     for edge in edges(units, key):
         if edge.kind in ("now", "gradient"):

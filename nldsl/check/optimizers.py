@@ -28,7 +28,7 @@ def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
     for e in rule.unit.equations:
         if e.op in SEQUENCE:
             found.append(Diagnostic("NL434", f"`{e.op}` has no meaning in an optimizer: {SEQUENCE[e.op]}", (Label(e.span),)))
-    for param in rule.unit.params:
+    for param in (p for p in rule.unit.params if not p.fixed):
         found.append(Diagnostic("NL434", "nothing learns the first value of an optimizer's memory", (Label(param.span),),
                                 expected="a number, zeros, ones or eye"))  # fmt: skip
     for state in rule.unit.states:

@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "Print one stage of the compiler.",
     "build": "Write a block, or a rule as an optimizer, as PyTorch that runs on its own.",
     "train": "Train the model of a file on text.",
+    "compare": "Train several specs on the same text and set them side by side.",
     "new": "Write a small spec to start from.",
 }
 

@@ -17,6 +17,11 @@ INITS = {"zeros": 0, "ones": 0, "eye": 0, "normal": 1, "uniform": 2, "constant":
 ENTRYWISE = {"log", "exp", "sqrt", "sigmoid", "softplus"}
 
 
+def is_random(init: Init) -> bool:
+    """Whether an initial value is drawn."""
+    return isinstance(init, tuple) and (init[0] in ("normal", "uniform") or any(map(is_random, init[1:])))
+
+
 class Declarations:
     """Reads the types and initial values of one unit."""
 

@@ -13,7 +13,7 @@ from nldsl.diagnostics import Label
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
-from nldsl.elaborate.declared import Declarations
+from nldsl.elaborate.declared import Declarations, is_random
 from nldsl.elaborate.learners import Learners
 from nldsl.elaborate.paths import Open
 from nldsl.elaborate.scope import Learner, Remembered, Scope, Variable
@@ -64,9 +64,9 @@ class Memories(Learners):
         reset, base = self._reset(clauses.get(tree.Reset), scope, binding)
         for name, leaf in zip(binding.states, self._leaves(node, binding, scope, bool(base)), strict=True):
             type, init, learned = leaf
-            slow = self.b.fresh(f"{name}.init") if learned else None
+            slow = self.b.fresh(f"{name}.init") if learned or (is_random(init) and not base) else None
             if slow is not None:
-                self.b.params.append(Param(slow, type, init, False, node.span))
+                self.b.params.append(Param(slow, type, init, False, node.span, fixed=not learned))
             start = base[binding.states.index(name)] if base else None
             update = clauses.get(tree.Update)
             sampled = isinstance(update, tree.Update) and update.sampled
@@ -157,7 +157,7 @@ class Memories(Learners):
         ticks = []
         for expr, low in ((node.every, 1), (node.offset, 0)):
             value = Dim.of(low) if expr is None else constant(expr, scope)
-            number = self.b.sizes.integer(value) if isinstance(value, Dim) else None
+            number = self.b.sizes.whole(value) if isinstance(value, Dim) else None
             if number is None or number < low:
                 assert expr is not None
                 raise self.b.fail("NL301", "a clock is strictly periodic", expr.span,
@@ -180,7 +180,7 @@ class Memories(Learners):
                                   help="pass the state on from call to call: forward(x, state, return_state=True)")  # fmt: skip
             return None, ()
         value = constant(clause.period, scope) if clause.period is not None else None
-        number = self.b.sizes.integer(value) if isinstance(value, Dim) else None
+        number = self.b.sizes.whole(value) if isinstance(value, Dim) else None
         if clause.when != "every" or number is None or number < 1:
             raise self.b.fail("NL403", "a reset happens at each sequence or every so many ticks", clause.span,
                               expected="reset sequence, or reset every N")  # fmt: skip

@@ -17,7 +17,6 @@ from nldsl.elaborate.builder import Builder
 from nldsl.lower.order import ordered
 from nldsl.source import Span
 
-
 PAST = {"fold", "delay", "conv", "attend"}  # what they give depends on other ticks
 
 

@@ -175,6 +175,11 @@ class Sizes:
 
     values: Mapping[str, int]
 
+    def whole(self, dim: Dim) -> int | None:
+        """The number, None where the sizes given make it a fraction."""
+        exact = dim.constant
+        return None if exact is not None and exact.denominator != 1 else self.integer(dim)
+
     def integer(self, dim: Dim) -> int | None:
         exact = dim.integer
         if exact is not None:

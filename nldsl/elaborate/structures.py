@@ -201,7 +201,7 @@ class Structures(Expressions):
     def window(self, expr: tree.Expr, scope: Scope, what: str = "a window") -> int:
         """The ticks of a window or period."""
         value = constant(expr, scope)
-        ticks = self.b.sizes.integer(value) if isinstance(value, Dim) else None
+        ticks = self.b.sizes.whole(value) if isinstance(value, Dim) else None
         if ticks is None or ticks < 1:
             raise self.b.fail("NL301", f"{what} is a number of ticks", expr.span, expected="a whole number of ticks, at least 1",
                               found=f"`{expr.span.text}`")  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import replace
 from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, Type, Unit
 from nldsl.dims import Dim
 from nldsl.lower.order import ordered
-from nldsl.lower.rewrite import Rewriter
+from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.vocabulary import is_number
 
 
@@ -37,7 +37,23 @@ def differentiate(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, T
         objective = equation.attr("objective")
         if objective is not None:
             _gradient(work, equation, objective)
-    return work.finish()
+    for e in list(work.equations.values()):
+        if e.op == "stop" and work.types[e.name].kind == "map":
+            work.at(e.span).define(e.name, "copy", (_stopped(work, e.args[0]),))
+    return retyped(*work.finish())
+
+
+LINEAR = {"copy", "neg", "add", "sub", "mul", "outer", "transpose", "scale_values"}
+
+
+def _stopped(work: Rewriter, a: Atom) -> Atom:
+    """stop(a), moved into what the operator is made of: sums and outer products of stopped vectors."""
+    e = work.equations.get(a.name) if isinstance(a, Ref) and a.name not in work.states else None
+    if isinstance(a, Num):
+        return a
+    if e is None or e.op not in LINEAR or work.types[e.name].kind != "map":
+        return work.emit("stop", a)
+    return work.emit(e.op, *(_stopped(work, x) for x in e.args), hint=f"{e.name}.stopped", **dict(e.attrs))
 
 
 def _explicit(work: Rewriter, objective: Objective) -> Objective:
@@ -186,6 +202,8 @@ def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotange
         if axis not in work.type(forward.args[0]).axes and part.op == "gather":
             raise NotDifferentiable(part)  # one stream seen as equal copies
         return work.emit("ungather" if part.op == "gather" else "gather", cotangent, axis=axis)
+    if part.op == "apply" and work.type(forward.args[1]).kind == "int":
+        raise NotDifferentiable(part)  # a column is picked: that is no product
     pullback = PULLBACKS.get(part.op, (None,) * len(part.args))[index]
     if pullback is None:
         raise NotDifferentiable(part)

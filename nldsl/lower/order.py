@@ -8,9 +8,10 @@ from nldsl.core import Equation, Ref
 
 
 def ordered(equations: Iterable[Equation]) -> list[Equation]:
-    """Each equation after those it reads at the same tick."""
+    """Each equation after those it reads at the same tick; on a cycle, that of an implicit step, somewhere."""
     waiting = {e.name: e for e in equations}
     done: list[Equation] = []
+    opened: set[str] = set()
     for start in list(waiting):
         stack = [start]
         while stack:
@@ -18,7 +19,8 @@ def ordered(equations: Iterable[Equation]) -> list[Equation]:
             if e is None:
                 stack.pop()
                 continue
-            first = [a.name for a in e.args if isinstance(a, Ref) and a.name in waiting and a.name != e.name]
+            opened.add(e.name)
+            first = [a.name for a in e.args if isinstance(a, Ref) and a.name in waiting and a.name not in opened]
             stack += first
             if not first:
                 done.append(waiting.pop(stack.pop()))

@@ -22,7 +22,7 @@ from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 from nldsl.lower.implicit import solve_implicit
 from nldsl.lower.retention import in_unit_interval, log
-from nldsl.lower.rewrite import Rewriter
+from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
@@ -297,9 +297,10 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     for e in unit.equations:
         graph.add_edges_from((a.name, e.name) for a in e.args if not isinstance(a, Num))
     component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
+    bases = {s.base for s in unit.states}
     plain = {
         s.name for s in unit.states
-        if types[s.name].kind != "map" and s.init == ("zeros",)
+        if s.name not in bases and types[s.name].kind != "map" and s.init == ("zeros",)
         and s.every == 1 and s.reset is None and s.learned is None and not graph.has_edge(s.name, s.name)
         and sum(c == component.get(s.name) for c in component.values()) == 1
     }  # fmt: skip
@@ -322,4 +323,4 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         if args != e.args:
             work.equations[e.name] = Equation(e.name, e.op, args, e.span, e.attrs)
     unit, types = work.finish()
-    return replace(unit, states=tuple(s for s in unit.states if s.name not in plain)), types
+    return retyped(replace(unit, states=tuple(s for s in unit.states if s.name not in plain)), types)

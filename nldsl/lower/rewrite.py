@@ -8,8 +8,20 @@ from typing import Any
 
 from nldsl.core import Atom, Equation, Num, Ref, Type, Unit
 from nldsl.lower.numbers import fold, number
+from nldsl.lower.order import ordered
 from nldsl.source import Span
 from nldsl.vocabulary import WORDS, is_number
+
+
+def retyped(unit: Unit, types: Mapping[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """The types that equations have by their arguments: a gradient, and what is computed from it, may come in fewer copies
+    than was declared. States are what they were declared to be."""
+    found = dict(types)
+    states = {s.name for s in unit.states}
+    for e in ordered(unit.equations):
+        if e.name not in states:
+            found[e.name] = WORDS[e.op].rule([Type("real") if isinstance(a, Num) else found[a.name] for a in e.args], dict(e.attrs))
+    return unit, found
 
 
 class Rewriter:

@@ -134,7 +134,7 @@ def test_one_mistake_in_a_block_used_at_many_sizes_is_reported_once(codes):
 
 
 def test_all_mistakes_of_a_file_are_found_in_one_run(codes):
-    text = "block b(d) {\n  in x : real[d]\n  u = z\n  param W : e -> d\n  v = W(x)\n  m = x + sum(1)\n  out y = q\n}\nblock c(d) { in x : real[d]  out y = z }"
+    text = "block b(d) {\n  in x : real[d]\n  u = z\n  param W : e -> d\n  v = W(x)\n  m = x + unit(1)\n  out y = q\n}\nblock c(d) { in x : real[d]  out y = z }"
     assert codes(text) == ["NL101", "NL101", "NL202", "NL101", "NL101"]
 
 

@@ -14,6 +14,7 @@ STRUCTURES = {
     "residual": "param up : d -> 4  param down : 4 -> d = normal(0.3)  out y = x + norm(down(silu(up(x))))",
     "gated": "param up, gate : d -> 4  param down : 4 -> d  out y = down(tanh(up(x)) * sigmoid(gate(x)))",
     "scaled": "param W : d -> d  param s : real[d] = ones  out y = s * norm(W(x))",
+    "gained": "param W : d -> 4  param V : 4 -> d  param g : real = 0.5  out y = (1 + g) * V(tanh(W(x)))",
     "deep": "chain z = x over i in 0 .. 3 { param V : d -> d  z = tanh(V(z)) }  out y = z",
 }
 BLOCKS = "".join(f"block {name}(d) {{ in x : real[d]  {body} }}\n" for name, body in STRUCTURES.items())
@@ -124,6 +125,16 @@ COPIES = {
     "one for all, closed": "memory M : d -> d { minimize -dot(M(unit(x)), x) by gd(0.2) }  each h in n { param W : d -> d  o = M(W(x)) }",
     "one loss": "each h in n { param W : d -> d  memory M : mlp(d) = learned every 4 { minimize e over mean by gd(0.1) }  o = last M(W(x)) }\n"
                 "param O : n * d -> d  e = 0.5 * sqnorm(O(flatten(o)) - x)",
+    "no copies in the gradient": "each h in n { memory B : real[d] { minimize -dot(B, x) by signsgd(lr = 0.1) writes stop }  o = B }",
+    "nor in a stopped one": "each h in n { memory B : d -> d { minimize -dot(B(x), x) at start(2) by gd(0.1) writes stop }  o = B(x) }",
+    "nor in a folded one": "each h in n { memory B : d -> d every 3 { minimize -dot(B(x), x) over mean by gd(0.1) }  o = B(x) }",
+    "nor in an update": "each h in n { memory B : real[d] = 1 { update x + unit(x) }  o = last B }",
+    "nor in a sample": "each h in n { memory B : real[d] every 2 { update x over last }  o = B + last B }",
+    "nor anywhere": "each h in n { o = 2 * x }",
+    "a gain": "each h in n { memory A : gained(d) every 3 { minimize 0.5 * sqnorm(A(x) - x) over mean by gd(0.1) }  o = A(x) }",
+    "a gain in chunks": "each h in n { memory A : gained(d) { minimize 0.5 * sqnorm(A(x) - x) at start(3) by adam(lr = 0.1, eps = 0.1) }  o = A(x) }",
+    "drawn": "each h in n { memory A : mlp(d) = normal(0.3) { minimize 0.5 * sqnorm(A(x) - x) at start(3) by gd(0.1) }  o = A(x) }",
+    "at every tick": "each h in n { memory A : real[d] { minimize 0.5 * sqnorm(A - x) by gd(0.1), decay(0.7) every 1 }  o = A }",
 }  # fmt: skip
 
 

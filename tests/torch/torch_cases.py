@@ -141,7 +141,8 @@ class Reference:
     """One run of the interpreter over several stretches: outputs, states and gradients of every prefix that ends with one."""
 
     def __init__(self, c: Case, x: Tensor, stretches: list[int]):
-        self.params = {k: v.detach().clone().requires_grad_() for k, v in c.module.named_parameters()}
+        trained = {k for k, _ in c.module.named_parameters()}
+        self.params = {k: v.detach().clone().requires_grad_(k in trained) for k, v in c.module.state_dict().items()}
         self.x = x.detach().double().requires_grad_()
         self.states: dict[int, dict[str, Tensor]] = {}
         parts, state, t = [], None, 0
@@ -156,7 +157,7 @@ class Reference:
     def gradients(self, weights: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """Of sum of weights * outputs, where weights may cover a prefix of the ticks and of the batch."""
         loss = sum((self.y[n][: w.shape[0], : w.shape[1]] * w).sum() for n, w in weights.items())
-        leaves = {**self.params, "input": self.x}
+        leaves = {**{k: v for k, v in self.params.items() if v.requires_grad}, "input": self.x}
         if not loss.requires_grad:
             return dict.fromkeys(leaves)
         found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
@@ -248,10 +249,11 @@ def _rounding(
     c: Case, module: torch.nn.Module, x: Tensor, w: dict[str, Tensor], expected, batch: int, T: int
 ) -> dict[str, float]:
     """How far the interpreter in float32 is from itself in float64."""
-    params = {k: v.detach().clone().requires_grad_() for k, v in module.named_parameters()}
+    trained = {k for k, _ in module.named_parameters()}
+    params = {k: v.detach().clone().requires_grad_(k in trained) for k, v in module.state_dict().items()}
     x = x.detach().clone().requires_grad_()
     y, _ = c.interpreter.run(params, {c.elaborated.unit.inputs[0].name: x})
     loss = sum((v * a.float()).sum() for v, a in zip(y.values(), w.values(), strict=True))
-    leaves = {**params, "input": x}
+    leaves = {**{k: v for k, v in params.items() if v.requires_grad}, "input": x}
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     return {n: distance(g, _part(expected, n, batch, T)) for n, g in zip(leaves, found, strict=True)}

@@ -1,7 +1,8 @@
 """Training: text to batches, a run that resumes bit for bit, and the report at its end.
 
-In running order: `spec` (what is asked), `data`, `optimizers`, `folder`, `run` (one step, checkpoint),
-`trainer` (the loop), `evaluate`, `baseline`, `curve`, `report`; `errors` lists every mistake.
+In running order: `spec` (what is asked), `data`, `optimizers`, `ranks` (the processes), `folder`, `run` (one step,
+checkpoint; `feeding` is what a model is given), `trainer` (the loop), `evaluate`, `baseline`, `curve`, `report`; `compare`
+sets several runs side by side; `errors` lists every mistake.
 """
 
 from .baseline import order3_bits_per_byte

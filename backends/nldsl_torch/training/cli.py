@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nldsl import tree
 from nldsl.check.levels import levels
 from nldsl.diagnostics import Diagnostic, NlError, did_you_mean
 from nldsl.program import Program
@@ -17,6 +15,7 @@ from nldsl.train import Training, read_train
 from nldsl_torch.build import module
 
 from .optimizers import routed
+from .ranks import speaks
 from .spec import TrainSpec, validate
 from .trainer import fit, load_data
 
@@ -30,7 +29,8 @@ def cli(
     spec = train_spec(program, training, sizes, data=data, steps=steps, run_dir=run_dir, device=device, threads=threads, compile=compile)
     validate(spec)
     load_data(spec)  # what is wrong with the data is said before anything else
-    print_graph(program, training)
+    if speaks():
+        print_graph(program, training)
     return fit(spec, fresh=fresh).exit_code
 
 
@@ -70,31 +70,31 @@ def train_spec(
     parameters = {**training.sizes, **sizes}
     elaborated = program.elaborate(training.model.name, **parameters)
     folder = run_dir if run_dir is not None else str(Path("runs") / training.name)
-    seed = int(settings.get("seed", 0))
 
     def build() -> nn.Module:
-        torch.manual_seed(seed)
         return module(*elaborated.parts, compile=compile)
 
     text = program.source.text + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
     return TrainSpec(
-        training.name, text, program.source.name, build, folder, objective=objective(program, training.objective),
+        training.name, text, program.source.name, build, folder, objective=objective(program, training), wiring=training.wiring,
         optimizer=routed(program, training.routes), device=device, **settings,
     )  # fmt: skip
 
 
-def objective(program: Program, block: tree.Block) -> Any:
-    """The outer objective as a function of logits [B, L, 256] and targets [B, L]: its mean over all ticks."""
+def objective(program: Program, training: Training) -> Any:
+    """The outer objective as a function of what the model returns and targets [B, L]: its mean over all ticks."""
     from nldsl.check.instances import Units
 
     units = Units(program.top)
-    key = units.block(block, {})
+    key = units.block(training.objective, {})
     if key is None:
         raise NlError(*units.diagnostics)
     loss = module(units.units, units.types, key)
 
-    def mean(logits: Tensor, target: Tensor) -> Tensor:
-        return loss(logits, target).mean()
+    def mean(outputs: Any, target: Tensor) -> Tensor:
+        read = [outputs[name] for name in training.wiring.read] or [outputs]
+        value: Tensor = loss(*read, target).mean()
+        return value
 
     return mean
 

@@ -23,7 +23,7 @@ def draw_curve(path: Path, records: Sequence[Record], baseline_bpb: float, title
     if train:
         steps, values = zip(*train, strict=True)
         axes.plot(steps, values, color=TRAIN, alpha=0.3, linewidth=1)
-        axes.plot(steps, _smooth(values), color=TRAIN, linewidth=1.8, label="training")
+        axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.8, label="training")
     if heldout:
         steps, values = zip(*heldout, strict=True)
         axes.plot(steps, values, color=HELDOUT, linewidth=1.8, marker="o", markersize=4, label="held-out")
@@ -51,7 +51,7 @@ def draw_curve(path: Path, records: Sequence[Record], baseline_bpb: float, title
     figure.savefig(path, format="png")
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """The mean over a centred window of about a twentieth of the run, narrower at both ends."""
     reach = max(1, len(values) // 40)
     smooth = []

@@ -71,14 +71,17 @@ class ByteData:
         windows = self._bytes[starts[:, None] + torch.arange(self.length + 1)].long()
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
-    def heldout_batches(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def heldout_batches(self, limit: int | None = None, context: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Consecutive windows whose targets are each held-out byte once, in order.
 
-        Every batch is i64[batch, length]: the last one is padded with targets `IGNORED`. `limit`
-        ends the batches once that many bytes are covered.
+        Windows are `length` bytes, or `context`; every batch is i64[rows, window], about `batch` x `length` bytes
+        and at least a window: the last one is padded with targets `IGNORED`. `limit` ends the batches once that
+        many bytes are covered.
         """
         size = self.heldout_size if limit is None else min(self.heldout_size, limit)
-        area = self.batch_size * self.length
+        window = self.length if context is None else min(context, size)
+        rows = max(1, self.batch_size * self.length // window)
+        area = rows * window
         for start in range(0, size, area):
             first = self.train_size + start
             last = min(first + area, self.train_size + self.heldout_size)
@@ -86,4 +89,4 @@ class ByteData:
             y = torch.full((area,), IGNORED)
             x[: last - first] = self._bytes[first - 1 : last - 1]
             y[: last - first] = self._bytes[first:last]
-            yield x.view(self.batch_size, self.length), y.view(self.batch_size, self.length)
+            yield x.view(rows, window), y.view(rows, window)

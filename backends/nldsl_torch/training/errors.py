@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
@@ -149,6 +149,52 @@ def out_of_memory(batch: int, length: int, reason: str | None) -> NlError:
         f"a batch of {batch} windows of length {length} does not fit in memory",
         found=reason,
         help="take a smaller `batch` or `length`",
+    )
+
+
+def compares_nothing(count: int) -> NlError:
+    return _error(
+        "NL733",
+        "a comparison needs at least two specs",
+        expected="several `train` blocks, in one file or in several",
+        found="none" if count == 0 else "one",
+    )
+
+
+def not_comparable(setting: str, values: Mapping[str, object]) -> NlError:
+    return _error(
+        "NL733",
+        f"the specs differ in `{setting}`, so they would not read the same bytes",
+        expected=f"one `{setting}`",
+        found=", ".join(f"{value} in {name}" for name, value in values.items()),
+        help=f"--{setting} {next(iter(values.values()))}, for all of them",
+    )
+
+
+def unequal_parameters(counts: Mapping[str, int], tolerance: float) -> NlError:
+    return _error(
+        "NL732",
+        "the specs have different numbers of parameters",
+        expected=f"counts within {tolerance:.1%}",
+        found=", ".join(f"{count:,} in {name}" for name, count in counts.items()),
+        help="change widths until they agree, or allow more with `--tolerance F`",
+    )
+
+
+def cannot_share(reason: str, expected: str | None = None) -> NlError:
+    return _error(
+        "NL734",
+        f"several processes cannot share this training: {reason}",
+        expected=expected,
+        help="train in one process, without torchrun",
+    )
+
+
+def processes_unavailable(backend: str) -> NlError:
+    return _error(
+        "NL734",
+        f"several processes cannot share this training: this torch was built without {backend}",
+        help="train in one process, without torchrun",
     )
 
 

@@ -12,18 +12,21 @@ from .errors import folder_in_use, folder_unusable
 
 
 class RunFolder:
-    """A folder that one process at a time trains in."""
+    """A folder that one run at a time trains in; its first process is the one that holds the lock."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, locked: bool = True) -> None:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.log = self.path / "log.jsonl"
         self.curve = self.path / "curve.png"
         self.sample = self.path / "sample.txt"
         self.summary = self.path / "summary.json"
+        self._locked = locked
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> RunFolder:
+        if not self._locked:
+            return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "w")

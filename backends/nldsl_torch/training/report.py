@@ -20,6 +20,9 @@ from .run import Run
 from .runlog import RunLog, read_log
 from .spec import Status
 
+CONTEXT_BYTES = 1 << 16
+"""Held-out bytes that the evaluation at each context length covers."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -31,24 +34,30 @@ class Report:
     baseline_bpb: float
     smoothed_baseline_bpb: float
     tokens_per_s: float | None
+    contexts: dict[str, float]
     sample: str
 
 
 def write_report(run: Run, folder: RunFolder, log: RunLog, status: Status) -> Report:
     """Score the model and leave sample, curve and summary in the run folder."""
     spec, data = run.spec, run.data
-    heldout_bpb = heldout_bits_per_byte(run.model, data, spec.device)
+    heldout_bpb = heldout_bits_per_byte(run.model, data, spec.device, spec.wiring)
     log.write("eval", run.step, bpb=heldout_bpb, loss=bits_to_nats(heldout_bpb))
+    contexts = {
+        str(context): heldout_bits_per_byte(run.model, data, spec.device, spec.wiring, CONTEXT_BYTES, context)
+        for context in spec.context_lengths
+    }
     baseline_bpb = order3_bits_per_byte(data.train_text, data.heldout_text, "half")
     smoothed_bpb = order3_bits_per_byte(data.train_text, data.heldout_text, "witten-bell")
     prompt = data.heldout_text[:PROMPT_BYTES]
     drawn = continue_text(
-        run.model, prompt, spec.sample_bytes, temperature=spec.temperature, seed=spec.seed, device=spec.device
+        run.model, prompt, spec.sample_bytes, temperature=spec.temperature, seed=spec.seed, device=spec.device, wiring=spec.wiring
     )
     sample = f"--- prompt (held-out text)\n{printable(prompt)}\n--- model\n{printable(drawn)}\n"
     records = read_log(folder.log)
     rates = [record["tokens_per_s"] for record in records if "tokens_per_s" in record]
-    report = Report(status, run.step, heldout_bpb, baseline_bpb, smoothed_bpb, statistics.median(rates) if rates else None, sample)
+    rate = statistics.median(rates) if rates else None
+    report = Report(status, run.step, heldout_bpb, baseline_bpb, smoothed_bpb, rate, contexts, sample)
     try:
         folder.sample.write_text(sample, "utf-8")
         title = f"{spec.name}: {_size(run)} parameters, {heldout_bpb:.3f} bits per held-out byte"

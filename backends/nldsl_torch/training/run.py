@@ -21,6 +21,7 @@ from .checkpoint import (
 )
 from .data import ByteData
 from .errors import (
+    cannot_share,
     checkpoint_does_not_fit,
     folder_unusable,
     model_unfit,
@@ -28,24 +29,29 @@ from .errors import (
     nothing_to_train,
     settings_changed,
 )
+from .feeding import check_logits, logits_of, outputs_of, shape
 from .folder import RunFolder, damaged_of
 from .optimizers import rate_factor
-from .spec import VOCABULARY, TrainSpec, cross_entropy
+from .ranks import ALONE, Ranks
+from .spec import TrainSpec, cross_entropy
 
 
 class Run:
     """Model, optimizer and the number of finished steps, with the checkpoint that follows them."""
 
-    def __init__(self, spec: TrainSpec, data: ByteData, folder: RunFolder) -> None:
+    def __init__(self, spec: TrainSpec, data: ByteData, folder: RunFolder, ranks: Ranks = ALONE) -> None:
         torch.manual_seed(spec.seed)
         self.spec = spec
         self.data = data
+        self.ranks = ranks
         self.path = folder.checkpoint
         self.model = spec.build().to(spec.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise nothing_to_train()
         self.optimizer = spec.optimizer.make(_unwrapped(self.model))
+        if ranks.size > 1 and getattr(self.optimizer, "providers", None):
+            raise cannot_share("a rule reads the inputs of a layer, and each process has those of its own sequences only")
         self.rates = [group.get("lr") for group in self.optimizer.param_groups]
         self.step = 0
         self.saved_step: int | None = None
@@ -54,19 +60,23 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """Take one step; its numbers. Nothing has changed when it raises."""
         spec, step = self.spec, self.step + 1
-        x, y = (tensor.to(spec.device) for tensor in self.data.batch(self.step))
+        x, y = (tensor.to(spec.device) for tensor in self.ranks.rows(*self.data.batch(self.step)))
         self.model.train()
-        logits = self.model(x)
-        _check_logits(logits, x)
-        loss = spec.objective(logits, y)
+        outputs = outputs_of(self.model, spec.wiring, x, y)
+        logits = logits_of(outputs, spec.wiring)
+        check_logits(logits, x)
+        loss = spec.objective(outputs, y)
         if loss.ndim != 0:
-            raise model_unfit("the objective's value", "a scalar", _shape(loss))
+            raise model_unfit("the objective's value", "a scalar", shape(loss))
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        nats = loss.detach() if spec.objective is cross_entropy else cross_entropy(logits.detach(), y)
+        numbers = torch.stack([loss.detach().double(), nats.double()])
+        self.ranks.mean([numbers])
+        self.ranks.mean([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         clip = float("inf") if spec.grad_clip is None else spec.grad_clip
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, clip).item()
-        value = loss.item()
-        nats = value if spec.objective is cross_entropy else cross_entropy(logits.detach(), y).item()
+        value, entropy = numbers.tolist()
         self._check_finite(step, "loss", value)
         self._check_finite(step, "gradient norm", grad_norm)
         factor = rate_factor(
@@ -79,7 +89,7 @@ class Run:
         self.optimizer.step()
         self.step = step
         first = next((rate for rate in rates if rate is not None), factor)
-        return {"loss": value, "nats": nats, "lr": first, "grad_norm": grad_norm}
+        return {"loss": value, "nats": entropy, "lr": first, "grad_norm": grad_norm}
 
     def table(self) -> str | None:
         """Which rule trains which parameter, where there are several."""
@@ -88,7 +98,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint of this step, unless it is there already."""
-        if self.saved_step == self.step:
+        if self.saved_step == self.step or not self.ranks.first:
             return
         settings = {**self._identity, "name": self.spec.name, "spec file": self.spec.spec_file}
         save_checkpoint(
@@ -174,14 +184,3 @@ def _set_rng_state(state: Mapping[str, Tensor], device: str) -> None:
     if "cuda" in state and torch.device(device).type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
 
-
-def _check_logits(logits: object, x: Tensor) -> None:
-    expected = (*x.shape, VOCABULARY)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-        raise model_unfit("the model's output", f"f32{list(expected)}", _shape(logits))
-
-
-def _shape(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{str(value.dtype).removeprefix('torch.').replace('float', 'f')}{list(value.shape)}"

@@ -11,15 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import device_unavailable, setting_out_of_range, unknown_schedule
-from .optimizers import SCHEDULES, OptimizerSpec
+from nldsl.wiring import ALONE, Wiring
 
-VOCABULARY = 256
+from .errors import device_unavailable, setting_out_of_range, unknown_schedule
+from .feeding import VOCABULARY
+from .optimizers import SCHEDULES, OptimizerSpec
 
 STEP_BYTES = 1 << 24
 """Most bytes in one batch: a slip of the keyboard ends in a diagnostic, not in swap."""
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[[Any, Tensor], Tensor]
 Status = Literal["finished", "already finished", "interrupted", "out of time"]
 
 
@@ -32,9 +33,11 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 class TrainSpec:
     """One training run.
 
-    `build` makes the model: `model(x) -> logits [B, L, 256]`, `model.initial_state(batch)` and
-    `model.step(x_t, state) -> (logits, state)`. `objective(logits, y)` is a scalar in nats. The
-    fields of `identity` decide the numbers; the others may change between the parts of one run.
+    `build` makes the model, with first values drawn from torch's random state: `model(x) -> logits [B, L, 256]`, with
+    `state` and `return_state=True` also the state after it, `model.initial_state(batch)` and
+    `model.step(x_t, state) -> (logits, state)`; or with the inputs and outputs that `wiring` says.
+    `objective(OUTPUTS, y)` is a scalar in nats, of what the model returns. The fields of
+    `identity` decide the numbers; the others may change between the parts of one run.
     """
 
     name: str
@@ -44,6 +47,7 @@ class TrainSpec:
     run_dir: str | Path
     optimizer: OptimizerSpec
     objective: Objective = cross_entropy
+    wiring: Wiring = ALONE
     steps: int = 400
     batch: int = 16
     length: int = 256
@@ -61,6 +65,12 @@ class TrainSpec:
     threads: int | None = None
     sample_bytes: int = 400
     temperature: float = 0.8
+    contexts: tuple[int, ...] | None = None
+
+    @property
+    def context_lengths(self) -> tuple[int, ...]:
+        """The context lengths that the last evaluation takes."""
+        return self.contexts or (max(1, self.length // 4), self.length, 4 * self.length)
 
     def identity(self, text_sha256: str) -> dict[str, Any]:
         """The settings that a resumed run must share with its checkpoint, as JSON values."""
@@ -105,6 +115,7 @@ def validate(spec: TrainSpec) -> None:
         _require(name, getattr(spec, name), "a whole number, 0 or more", lambda v: isinstance(v, int) and v >= 0)
     _require("final_fraction", spec.final_fraction, "a number in [0, 1]", lambda v: 0 <= v <= 1)
     _require("temperature", spec.temperature, "a finite number above 0", lambda v: math.isfinite(v) and v > 0)
+    _require("contexts", spec.contexts, "whole numbers, 1 or more", lambda v: v is None or (len(v) > 0 and all(c >= 1 for c in v)))
     for name in ("grad_clip", "time_budget"):
         _require(name, getattr(spec, name), "a number above 0, or none", lambda v: v is None or v > 0)
     _require("threads", spec.threads, "1 or more, or none", lambda v: v is None or (isinstance(v, int) and v >= 1))

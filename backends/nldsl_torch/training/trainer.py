@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
@@ -18,6 +19,7 @@ from .display import Display
 from .errors import out_of_memory
 from .evaluate import heldout_bits_per_byte
 from .folder import RunFolder
+from .ranks import Ranks, joined
 from .report import Report, bits_to_nats, parameter_count, read_finished, write_report
 from .run import Run
 from .runlog import RunLog
@@ -39,18 +41,25 @@ def fit(spec: TrainSpec, *, fresh: bool = False, quiet: bool = False, stream: Te
     a subfolder and starts over. Everything that a user should read is shown on `stream` (standard
     output by default) unless `quiet`; mistakes raise `NlError` with one of the codes NL701 to NL719.
     """
+    with joined(spec.device) as ranks:
+        return _fit_in(replace(spec, device=ranks.device), ranks, fresh, Display(stream or sys.stdout, quiet=quiet or not ranks.first))
+
+
+def _fit_in(spec: TrainSpec, ranks: Ranks, fresh: bool, display: Display) -> Result:
+    """`fit` in one process of several."""
     validate(spec)
+    ranks.check(spec.batch)
     data = load_data(spec)
     with (
         _threads(spec.threads),
-        RunFolder(spec.run_dir) as folder,
+        RunFolder(spec.run_dir, locked=ranks.first) as folder,
         StopSignals() as stop,
-        Display(stream or sys.stdout, quiet=quiet) as display,
+        display,
     ):
-        if fresh and (kept := folder.set_aside()) is not None:
+        if fresh and ranks.first and (kept := folder.set_aside()) is not None:
             display.say(f"the earlier run is kept in {kept}")
         try:
-            return _fit(spec, data, folder, stop, display)
+            return _fit(spec, data, folder, ranks, stop, display)
         except KeyboardInterrupt:
             message = "stopped before the first step; nothing has changed. Run the same command again."
             display.say(message)
@@ -61,31 +70,35 @@ def fit(spec: TrainSpec, *, fresh: bool = False, quiet: bool = False, stream: Te
             raise out_of_memory(spec.batch, spec.length, str(error).partition("\n")[0] or None) from None
 
 
-def _fit(spec: TrainSpec, data: ByteData, folder: RunFolder, stop: StopSignals, display: Display) -> Result:
-    run = Run(spec, data, folder)
-    if (note := run.resume()) is not None:
-        display.say(note)
-    if run.step >= spec.steps and (report := read_finished(folder, run.step)) is not None:
+def _fit(spec: TrainSpec, data: ByteData, folder: RunFolder, ranks: Ranks, stop: StopSignals, display: Display) -> Result:
+    run = Run(spec, data, folder, ranks)
+    with ranks.one_by_one():  # the first puts a damaged checkpoint aside before the others look
+        if (note := run.resume()) is not None:
+            display.say(note)
+    report = read_finished(folder, run.step) if ranks.first and run.step >= spec.steps else None
+    if ranks.any(report is not None):
         return _end(run, folder, display, "already finished", 0, report)
     display.say(_opening(run))
     if (table := run.table()) is not None:
         display.say(table)
-    log = RunLog(folder.log, through=run.step)
+    log = RunLog(folder.log, through=run.step) if ranks.first else None
     try:
         status = _train(run, log, stop, display)
         if status == "interrupted":
-            return _end(run, folder, display, status, stop.exit_code, None, stop.received)
+            return _end(run, folder, display, status, stop.exit_code or 130, None, stop.received)
         display.say("scoring the held-out text and writing a sample")
-        report = write_report(run, folder, log, status)
+        report = write_report(run, folder, log, status) if log is not None else None
+        ranks.wait()
     except KeyboardInterrupt:
         return _end(run, folder, display, "interrupted", stop.exit_code or 130, None, stop.received)
     return _end(run, folder, display, status, 0, report)
 
 
-def _train(run: Run, log: RunLog, stop: StopSignals, display: Display) -> Status:
+def _train(run: Run, log: RunLog | None, stop: StopSignals, display: Display) -> Status:
     """Take steps until the last one, a signal or the end of the time budget; leave a checkpoint.
 
-    However small the budget, one step is taken: repeated calls reach the end.
+    However small the budget, one step is taken: repeated calls reach the end. Of several processes all stop after the
+    same step, and the one with a log evaluates.
     """
     spec = run.spec
     deadline = math.inf if spec.time_budget is None else time.monotonic() + spec.time_budget
@@ -93,10 +106,10 @@ def _train(run: Run, log: RunLog, stop: StopSignals, display: Display) -> Status
     display.start(run.step, spec.steps)
     status: Status = "finished"
     while run.step < spec.steps:
-        if stop.received is not None:
+        if run.ranks.any(stop.received is not None):
             status = "interrupted"
             break
-        if seconds and time.monotonic() >= deadline:
+        if run.ranks.any(bool(seconds) and time.monotonic() >= deadline):
             status = "out of time"
             break
         started = time.perf_counter()
@@ -105,10 +118,12 @@ def _train(run: Run, log: RunLog, stop: StopSignals, display: Display) -> Status
         nats = numbers.pop("nats")
         bpb, rate = nats / math.log(2), len(seconds) * spec.batch * spec.length / sum(seconds)
         display.update(run.step, numbers["loss"], bpb, rate)
+        if log is None:
+            continue
         if run.step == 1 or run.step % spec.log_every == 0 or run.step == spec.steps:
             log.write("train", run.step, bpb=bpb, tokens_per_s=rate, **numbers)
         if run.step % spec.eval_every == 0 and run.step < spec.steps:
-            heldout_bpb = heldout_bits_per_byte(run.model, run.data, spec.device, limit=EVAL_BYTES)
+            heldout_bpb = heldout_bits_per_byte(run.model, run.data, spec.device, spec.wiring, limit=EVAL_BYTES)
             log.write("eval", run.step, bpb=heldout_bpb, loss=bits_to_nats(heldout_bpb))
             display.say(f"step {run.step}/{spec.steps}  held-out {heldout_bpb:.3f} bits/byte")
         if run.step % spec.checkpoint_every == 0:
@@ -163,15 +178,17 @@ def _opening(run: Run) -> str:
     return (
         f"{'training' if run.step == 0 else f'resuming at step {run.step}:'} {spec.name} ({spec.spec_file}): "
         f"{parameter_count(run):,} parameters, {data.train_size:,} bytes of text and {data.heldout_size:,} held out, "
-        f"{spec.steps} steps of {spec.batch} x {spec.length} bytes"
+        f"{spec.steps} steps of {spec.batch} x {spec.length} bytes{f' in {run.ranks.size} processes' * (run.ranks.size > 1)}"
     )
 
 
 def _results(report: Report, *, with_sample: bool) -> str:
     rate = "" if report.tokens_per_s is None else f"\ntraining speed   {report.tokens_per_s:,.0f} tokens/s"
     sample = f"\n\n{report.sample}" if with_sample else ""
+    contexts = ", ".join(f"{bpb:.3f} at {context}" for context, bpb in report.contexts.items())
     return (
         f"held-out text    {report.heldout_bpb:.3f} bits per byte, loss {bits_to_nats(report.heldout_bpb):.3f} nats\n"
+        f"context lengths  {contexts} bytes\n"
         f"order-3 context  {report.baseline_bpb:.3f} bits per byte (orders mixed evenly; "
         f"{report.smoothed_baseline_bpb:.3f} with Witten-Bell weights){rate}{sample}"
     )
