@@ -17,9 +17,10 @@ from nldsl import tree
 from nldsl.check.instances import Units, symbolic
 from nldsl.check.passes import TYPED, UNTYPED
 from nldsl.check.rules import check_rule
-from nldsl.diagnostics import Diagnostic
+from nldsl.diagnostics import Diagnostic, NlError
 from nldsl.elaborate.scope import Scope
 from nldsl.elaborate.top import library, top_scope
+from nldsl.lower.explicit import explicit
 from nldsl.parse import parse
 from nldsl.source import Source, Span
 from nldsl.train import read_train
@@ -63,6 +64,7 @@ def check_source(source: Source) -> Checked:
     rules = [item for item in file.items if isinstance(item, tree.Rule) and item.name not in used]
     found = [*found, *wrong, *check_units(units), *(d for rule in rules for d in check_rule(rule, top))]
     if not any(d.severity == "error" for d in found):
+        found += underivable(units)
         found += [d for item in file.items if isinstance(item, tree.Train) for d in read_train(item, top)[1]]
     return Checked(source, file, top, units, keys, distinct(without_consequences(found)))
 
@@ -74,6 +76,18 @@ def check_units(units: Units) -> list[Diagnostic]:
         types = units.types.get(key)
         for _, check in UNTYPED + (TYPED if types is not None else ()):
             found += check(unit, types or {})
+    return found
+
+
+def underivable(units: Units) -> list[Diagnostic]:
+    """Objectives without a derivative, and implicit steps without a solution."""
+    found: list[Diagnostic] = []
+    for key, unit in units.units.items():
+        if any(e.op == "grad" for e in unit.equations) and key in units.types:
+            try:
+                explicit(unit, dict(units.types[key]))
+            except NlError as wrong:
+                found += wrong.diagnostics
     return found
 
 

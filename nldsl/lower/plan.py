@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 import networkx as nx
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
-from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
 from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
-from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
-from nldsl.lower.implicit import solve_implicit
+from nldsl.lower.differentiate import prune
+from nldsl.lower.explicit import explicit
 from nldsl.lower.retention import in_unit_interval, log
 from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.lower.rounding import rounded
@@ -102,27 +101,6 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
         if isinstance(step, Recurrence) and forms[step.states[0]].windows is not None:
             forms[step.states[0]] = _inside(unit, types, step, states, forms[step.states[0]].forms)
     return Plan(unit, types, steps, forms)
-
-
-def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
-    """A unit without gradients and without implicit steps.
-
-    Raises:
-        NlError: NL601, NL602.
-    """
-    try:
-        unit, types = differentiate(unit, types)
-        unit, types = solve_implicit(prune(unit), types)
-    except NotDifferentiable as wrong:
-        raise NlError(
-            Diagnostic("NL601", f"`{wrong.equation.op}` has no derivative with respect to the memory",
-                       (Label(wrong.equation.span),), expected="a differentiable objective")) from None  # fmt: skip
-    except NotLinear as wrong:
-        raise NlError(
-            Diagnostic("NL602", "this implicit step cannot be solved in closed form", (Label(wrong.span),),
-                       expected="a gradient that is affine in one read of the memory", found=wrong.why,
-                       help="gd(rate) takes the gradient at the state before the step")) from None  # fmt: skip
-    return unit, types
 
 
 def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:

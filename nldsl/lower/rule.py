@@ -20,7 +20,7 @@ from nldsl.lower.algebra import constant_init, merge_states, plain_numbers, simp
 from nldsl.lower.cost import entries
 from nldsl.lower.numbers import fold
 from nldsl.lower.order import ordered
-from nldsl.lower.plan import explicit
+from nldsl.lower.explicit import explicit
 from nldsl.lower.segments import ENTRYWISE, Segment, Step, moved_entries, straight_line
 from nldsl.vocabulary import is_number
 

@@ -127,7 +127,7 @@ def _after(equations: Mapping[str, Equation], within: set[str], slow: set[str]) 
 def _end(equations: Mapping[str, Equation], slow: set[str], streams: set[str], fast: set[str]) -> list[Equation]:
     """What leads to the next values of slow states from streams and from fast states after the last tick."""
     found: dict[str, Equation] = {}
-    stack = [s for s in slow if s in equations]
+    stack = sorted(s for s in slow if s in equations)
     while stack:
         name = stack.pop()
         if name in found:

@@ -51,7 +51,6 @@ GOOD = [
     net(f"key k  value x  {L2} by gd(0.1)"),
     net(f"{L2} by momentum(0.1)"),
     net(f"{L2} by muon()"),
-    net(f"{L2} by implicit(0.5)"),
     net(f"{L2} at start(4) by gd(0.1)"),
     net(f"{L2} by decay(0.9), gd(0.1), decay(0.5)"),
     net(f"{L2} by gd(0.1), smaller(0.5) every 4, smaller(0.9) every 4"),
