@@ -3,7 +3,7 @@
     demo [ARGUMENTS]   train the byte model of examples/byte_lm.nl; arguments go to `nldsl train`
     check [NAME ...]   lint, types, imports, tests (or those named); what CI runs
     soak [ARGUMENTS]   the slow tests; arguments go to pytest
-    bench [NAME] [...] benchmarks/NAME.py, gated_delta or optimizers, with arguments of its own
+    bench [NAME] [...] benchmarks/NAME.py (gated_delta, deep_memory, optimizers), with arguments of its own
 """
 
 from __future__ import annotations

@@ -33,12 +33,21 @@ class Names:
             self.taken[name] = text
         return self.taken[name]
 
+    def fresh(self, hint: str) -> str:
+        """A name of its own."""
+        n = 0
+        while f"{hint} {n}" in self.taken:
+            n += 1
+        self.taken[f"{hint} {n}"] = text = Names(reserved=self.reserved | frozenset(self.taken.values())).of(hint)
+        return text
+
 
 # What generated functions use by name: primitives, their own variables, and Python's builtins.
 RESERVED = frozenset(dir(builtins)) | frozenset(
-    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick apply beside causal_conv chunk
-    chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_pull held from_memory linear_scan loop
-    norm matmul solve matrix_power eigenvectors part past region remember rope segments shift_down spread windows n_ ticks to_memory together unchunk unit whole
+    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick done n_ add_product add_product_ apply beside
+    causal_conv chunk chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_curve gelu_pull
+    gelu_slope held from_memory like linear_scan loop norm norm_back norm_scale matmul solve matrix_power eigenvectors part past plus region
+    remember reversible rope segments shift_down spread taped windows ticks to_memory together unchunk unit unit_back unit_scale whole
     window_attention""".split()
 )
 

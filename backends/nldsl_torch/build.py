@@ -30,6 +30,7 @@ PRIMITIVES = tuple(getattr(streams, f) for f in "apply causal_conv cross_entropy
     getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split()
 )
 STREAMS = "from nldsl_torch.streams import apply, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
+REVERSE = "from nldsl_torch.reverse import add_product, add_product_, gelu_curve, gelu_slope, like, norm_back, norm_scale, plus, reversible, taped, unit_back, unit_scale"  # noqa: E501
 
 
 def reachable(units: Mapping[str, Unit], key: str) -> list[str]:
@@ -63,7 +64,7 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     if standalone:
         out += [_primitives(), ""]
     else:
-        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, ""]
+        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, REVERSE, ""]
     for k, p in found.items():
         inputs = {key: [i.name for i in units[key].inputs] for key in found}
         out += ["", *ClassWriter(classes[k], p, classes, inputs).write(), ""]
@@ -83,9 +84,9 @@ def _class_name(block: str, taken: set[str]) -> str:
 
 @cache
 def _primitives() -> str:
-    """The text of `runtime.py`, `matrices.py` and `streams.py` as one prelude."""
+    """The text of `runtime.py`, `matrices.py`, `streams.py` and `reverse.py` as one prelude."""
     parts = []
-    for name in ("runtime.py", "matrices.py", "streams.py"):
+    for name in ("runtime.py", "matrices.py", "streams.py", "reverse.py"):
         text = (HERE / name).read_text(encoding="utf-8")
         _, _, rest = text.partition("from __future__ import annotations\n")
         parts.append(f"# --- {name} " + "-" * 80 + "\n" + rest.strip("\n"))

@@ -211,22 +211,27 @@ class StepWriter:
     def _windows(self, writer: WindowWriter, step: Recurrence, prefix: str, first: list[str]) -> None:
         window, also, keys = writer.window()
         self.functions += [*also, *window.lines, "", ""]
-        depth = {n: len(self.types[n].axes) for n in (*window.streams, *step.outputs)}
+        outputs = [*(n for n in step.outputs if n not in writer.lates), *writer.lates]
+        depth = {n: len(self.types[n].axes) for n in (*window.streams, *outputs)}
         streams = [f"{self.local(n)}.movedim(1, {1 + depth[n]}).contiguous()" if depth[n] else self.local(n) for n in window.streams]
-        dims = [tuple(1 + depth[n] for n in names) for names in (window.streams, step.outputs)]
+        dims = [tuple(1 + depth[n] for n in names) for names in (window.streams, outputs)]
         fixed = ", ".join(self.local(n) for n in window.fixed)
         held, targets = ", ".join(f'state["{k}"]' for k in keys), ", ".join(f'new["{k}"]' for k in keys)
         say = self.forward.append
         say("    xs = [")
         self.forward += [f"        {x}," for x in streams]
         say("    ]")
-        outs = [self.local(o) for o in step.outputs]
+        outs = [self.local(o) for o in outputs]
         cut = writer.cut
-        call = f"{window.name}, xs, {dims!r}, [{fixed}], [{held}], T, {cut.ticks}, {cut.phase}, state[\":tick\"]"
-        ahead = f", taken={writer.inside}" if writer.inside < len(streams) else ""
-        ahead += f", ahead={prefix}_ahead, given={[window.streams.index(n) for n in writer.feeds]!r}" if writer.feeds else ""
-        say(f"    ({''.join(o + ', ' for o in outs)}), ({targets},) = windows({call}, first=[{', '.join(first)}]{ahead})")
-        for n, o in zip(step.outputs, outs, strict=True):
+        call = f"{window.name}, xs, {dims!r}, [{fixed}], [{held}], T, {cut.ticks}, {cut.phase}, state[\":tick\"], first=[{', '.join(first)}]"
+        call += f", taken={writer.inside}" if writer.inside < len(streams) else ""
+        call += f", ahead={prefix}_ahead, given={[window.streams.index(n) for n in writer.feeds]!r}" if writer.feeds else ""
+        if writer.lates:
+            taken, unchanging, read = writer.late_reads
+            numbers = [window.streams.index(n) for n in taken], [keys.index(n) for n in read]
+            call += f", late=({prefix}_late, {numbers[0]!r}, [{', '.join(map(self.local, unchanging))}], {numbers[1]!r})"
+        say(f"    ({''.join(o + ', ' for o in outs)}), ({targets},) = windows({call})")
+        for n, o in zip(outputs, outs, strict=True):
             if depth[n]:
                 say(f"    {o} = from_memory({o}, {depth[n]})")
 

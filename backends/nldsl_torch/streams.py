@@ -206,12 +206,15 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
-def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=()):
+def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None):
     """Window after window of `ticks` ticks; windows end after ticks phase, phase + ticks, ... counted from the first of all.
 
-    A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(*streams, *fixed, tick, n,
-    *states, *first, *values) -> (outputs, states)` for the n ticks of one window, or of its part in this call, with the first
+    A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(tick, n, *streams, *fixed,
+    *states, *first, *values) -> (*outputs, *states)` for the n ticks of one window, or of its part in this call, with the first
     `taken` streams (all by default); `tick` counts those before, and the values are `ahead(*streams, n)` of the streams `given`.
+
+    `late` is a tuple (function, streams, fixed values, states), the streams and states by number: `function(n, *streams, *fixed,
+    *states) -> outputs` is what reads states after their step, so its windows begin one tick before theirs.
     """
     before = int(start)
     sizes = [min(T, ticks - (before - phase) % ticks)]
@@ -219,12 +222,20 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
     sizes += [rest] if (rest := T - sum(sizes)) else []
     parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
     values = _ahead(ahead, [streams[i] for i in given], [dims[0][i] for i in given], sizes, ticks) if ahead is not None else [()] * len(sizes)
-    outs = []
-    for w, n in enumerate(sizes):
-        out, states = run(*(part[w] for part in parts), *fixed, before, n, *states, *first, *values[w])
-        before += n
-        outs.append(out)
-    return tuple(torch.cat(o, dim) for o, dim in zip(zip(*outs), dims[1])), states
+    fn, taken, held, read = late or (None, (), (), ())
+    shifted = [sizes[0] - 1, *sizes[1:], 1] if (before + T - phase) % ticks == 0 else [*sizes[:-1], sizes[-1] + 1]
+    shifted[0] -= len(shifted) == len(sizes)
+    moved = [streams[i].split(shifted, dims[0][i]) for i in taken]
+    outs, lates = [], []
+    for w in range(len(shifted)):
+        if fn is not None and shifted[w] > 0:
+            lates.append(fn(shifted[w], *(part[w] for part in moved), *held, *(states[i] for i in read)))
+        if w < len(sizes):
+            out = run(before, sizes[w], *(part[w] for part in parts), *fixed, *states, *first, *values[w])
+            outs.append(out[: len(out) - len(states)])
+            states = out[len(out) - len(states) :]
+            before += sizes[w]
+    return tuple(torch.cat(o, dim) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
 
 
 def _ahead(ahead, streams, dims, sizes: list[int], ticks: int) -> list[tuple[Tensor, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nldsl.core import Last
-from nldsl.lower.affine import Write
+from nldsl.lower.affine import Read, Write
 from nldsl.lower.numbers import number
 from nldsl_torch.kernels import Kernels
 
@@ -51,8 +51,8 @@ class WindowKernels(Kernels):
         return self.once(text, name)
 
     def decay(self, n: int, logs: str) -> tuple[str, str]:
-        both = self.once(f"decay_kernel({logs})", f"decay{n}")
-        return self.once(f"{both}[0]", f"L{n}"), self.once(f"{both}[1]", f"p{n}")
+        kernel, start = self.w.several(f"decay_kernel({logs})", f"L{n}", f"p{n}")
+        return kernel, start
 
     def once(self, text: str, hint: str) -> str:
         return self.w.once(text, hint)
@@ -71,34 +71,51 @@ class WindowKernels(Kernels):
         for m in self.states:
             factor = self.start_factor(read, m)
             if factor is not None:
-                left.append(f"{probe} * {factor}")
+                left.append(f"{probe} * {factor}" if factor != "1" else probe)
                 right.append(start[m] if crossed else f"{start[m]}.mT")
+        groups: dict[tuple[str, str], list[str]] = {}  # what is written for equal keys in equal measure counts together
         for e in self.known:
             kernel = self.kernel(read, e)
             if kernel is not None:
                 seen, given = (self._side(e), self.known_side(e)) if crossed else (self.known_side(e), self._side(e))
-                left.append(f"{self.score(probe, seen)} * ({kernel})")
-                right.append(given)
+                groups.setdefault((seen, kernel), []).append(given)
+        for (seen, kernel), sides in groups.items():
+            left.append(f"{self.score(probe, seen)} * ({kernel})")
+            right.append(self._sum_of(sides))
         self.say(f"{self.w.names.of(f'read {name}')} = {self.once(_beside(left, -1), 'A')} @ {self.once(_beside(right, -2), 'X')}")
 
     def _next(self, start: dict[str, str], turn: str) -> None:
         writes = [e for e in self.known if any((s, e.name) in self.K for s in self.states)]
-        rows = []
+        groups: dict[str, list[str]] = {}
         for e in writes:
             known = self.known_side(e)
             columns = [f"{known} * {self.K[s, e.name]}[..., -1, :, None]" if (s, e.name) in self.K else f"torch.zeros_like({known})" for s in self.states]
-            rows.append(_beside(columns, -1))
-        E = self.once(_beside(rows, -2), "E")
-        sides = self.once(_beside([self._side(e) for e in writes], -2), "V") if len(writes) > 1 else self._side(writes[0])
+            groups.setdefault(_beside(columns, -1), []).append(self._side(e))
+        E = self.once(_beside([*groups], -2), "E")
+        parts = [self._sum_of(group) for group in groups.values()]
+        sides = self.once(_beside(parts, -2), "V") if len(parts) > 1 else parts[0]
         added = [f"{sides}.mT @ {E}"]
         if len(self.states) > 1:
             added = [self.w.names.of(f"added {s}") for s in self.states]
             self.say(f"{', '.join(added)} = ({sides}.mT @ {E}).chunk({len(self.states)}, -1)")
         for state, total in zip(self.states, added, strict=True):
             for m in self.states:
-                if (state, m) in self.p:
+                if state == m and self._whole(m):
+                    total = f"{total} + {start[m]}"
+                elif (state, m) in self.p:
                     total = f"torch.addcmul({total}, {start[m]}, {self.once(f'{self.p[state, m]}[..., -1, None, None]', 'f')})"
             self.say(f"{self.w.final(state)} = {total}{turn}")
+
+    def _sum_of(self, sides: list[str]) -> str:
+        return self.once(" + ".join(sides), "V") if len(sides) > 1 else sides[0]
+
+    def _whole(self, state: str) -> bool:
+        """Whether a state loses nothing from tick to tick."""
+        assert self.form.retention is not None
+        return number(self.form.retention[state].number) == 0.0
+
+    def start_factor(self, read: Read, m: str) -> str | None:
+        return "1" if read.state == m and self._whole(m) else super().start_factor(read, m)
 
     def _sum(self, start: str, turn: str) -> None:
         """A state that nothing reads inside the window: only its last value."""
@@ -107,8 +124,8 @@ class WindowKernels(Kernels):
         kept = number(self.form.retention[state].number)
         total, weight = start, ""
         if kept != 0.0:
-            ends = self.once(f"decay_ends({self.scalar(self.form.retention[state].number)})", "ends")
-            total, weight = f"{start} * {self.once(f'{ends}[0][..., None, None]', 'f')}", f" * {self.once(f'{ends}[1][..., None]', 'f')}"
+            ends, tail = self.w.several(f"decay_ends({self.scalar(self.form.retention[state].number)})", "ends", "tail")
+            total, weight = f"{start} * {self.once(f'{ends}[..., None, None]', 'f')}", f" * {self.once(f'{tail}[..., None]', 'f')}"
         for e in self.known:
             factor = self.write_factor(state, e)
             if factor is not None:

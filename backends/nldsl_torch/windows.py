@@ -7,10 +7,9 @@ so an operator among them is applied to all ticks by one matrix product.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
-from nldsl.core import Atom, Axis, Equation, Last, Num, Ref, Type
+from nldsl.core import Atom, Last, Num, Ref, Type
 from nldsl.dims import Dim
 from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form, machine_inputs, operators_of
@@ -19,22 +18,24 @@ from nldsl.lower.schedule import Recurrence, Region
 from nldsl.lower.windows import Windows, held
 from nldsl_torch import ops
 from nldsl_torch.body import Body, Names
+from nldsl_torch.kernels import tight
 from nldsl_torch.recurrence import Function, RecurrenceWriter
+from nldsl_torch.window_ends import TIME, WindowEnds
 from nldsl_torch.window_kernels import WindowKernels
 
-TIME = Axis("ticks", Dim.symbol("ticks"), 1 << 30)
 WIDEST = 256  # ticks of a window that one matrix of all pairs of ticks may serve
 
 
-class WindowWriter(RecurrenceWriter):
+class WindowWriter(WindowEnds):
     """Writes the functions of one recurrence in windows."""
 
     def window(self) -> tuple[Function, list[str], list[str]]:
         """`window(streams, fixed, tick, states, sums, first) -> (outputs, states)`, further functions, and states in order."""
         assert self.form.windows is not None
-        self.cut: Windows = self.form.windows
-        self.also: list[str] = []
-        self.known: dict[str, str] = {}  # expressions of the kernels, by text
+        self.cut = self.form.windows
+        self.also = []
+        self.starts: dict[str, str] = {}  # states by their names at the start of a window
+        self.known: dict[str, list[str]] = {}  # expressions of the kernels, by text
         self.ahead: list[str] = []  # lines that need no state
         self.free: dict[str, None] = {}  # names of what needs no state: streams from outside, and what `ahead` gives
         self.names = Names()
@@ -50,12 +51,7 @@ class WindowWriter(RecurrenceWriter):
                     self.body.equation(e)
             elif isinstance(step, Recurrence):
                 self._recurrent(step, self.form.forms[step.states[0]])
-        late = self._late()
-        end = self._end()
-        return self._assemble(late, end)
-
-    def _timed(self, t: Type) -> Type:
-        return replace(t, axes=(*t.axes, TIME)) if TIME not in t.axes else t
+        return self._assemble()
 
     def _kept(self) -> set[str]:
         """Names that something besides an equation of the inside reads."""
@@ -80,17 +76,18 @@ class WindowWriter(RecurrenceWriter):
 
     def once(self, text: str, hint: str) -> str:
         """A name for an expression, which is computed once; ahead, where it needs no state."""
-        if text.isidentifier():
-            return text
+        return text if text.isidentifier() else self.several(text, hint)[0]
+
+    def several(self, text: str, *hints: str) -> list[str]:
+        """Names for the values of an expression."""
         if text not in self.known:
-            name = self.known[text] = self.names.of(f"{hint} {len(self.known)}")
-            local = set(re.findall(r"[A-Za-z_]\w*", text)) & (set(self.names.taken.values()) - {name})
+            names = self.known[text] = [self.names.of(f"{hint} {len(self.known) + n}") for n, hint in enumerate(hints)]
+            local = set(re.findall(r"[A-Za-z_]\w*", text)) & (set(self.names.taken.values()) - {*names})
             streams = {self.names.of(r) for r in self.body.reads if not r.startswith("last ") and r not in self.static}
-            if local and local <= streams | self.free.keys():
-                self.ahead.append(f"{name} = {text}")
-                self.free |= dict.fromkeys([*(local & streams), name])
-            else:
-                self.body.lines.append(f"{name} = {text}")
+            early = bool(local) and local <= streams | self.free.keys()
+            (self.ahead if early else self.body.lines).append(f"{', '.join(names)} = {text}")
+            if early:
+                self.free |= dict.fromkeys([*sorted(local & streams), *names])
         return self.known[text]
 
     def full(self, text: str, given: Type, shape: tuple[Dim, ...], spread: bool = False) -> str:
@@ -139,20 +136,42 @@ class WindowWriter(RecurrenceWriter):
     def _scan(self, step: Recurrence, scan: Scan) -> None:
         state = self.types[scan.state]
         dim = 1 + len(state.axes)
+        if number(scan.factor) == 1.0 and isinstance(scan.input, Ref) and TIME in self.given(scan.input).axes:
+            self._total(step, scan.state, self.full(self.body.text(scan.input), self.given(scan.input), state.shape), dim)
+            return
         factor, given = (
             ops.literal(a.value) if isinstance(a, Num) else f"{self.full(self.body.text(a), self.given(a), state.shape, True)}.movedim({dim}, 1)"
             for a in (scan.factor, scan.input)
         )
         now, before = self.names.of(scan.state), self.names.of(f"last {scan.state}")
-        self.body.reads[f"last {scan.state}"] = None
-        self.body.lines.append(f"{now}, {before} = (x.movedim(1, {dim}) for x in linear_scan({factor}, {given}, {before}, n_))")
+        self.body.lines.append(f"{now}, {before} = (x.movedim(1, {dim}) for x in linear_scan({factor}, {given}, {self.scanned(scan.state)}, n_))")
         for e in (e for e in step.equations if e.name != scan.state):
             self.body.equation(e)
         self.body.lines.append(f"{self.final(scan.state)} = {now}.select({dim}, -1)")
 
-    def final(self, state: str) -> str:
-        """The name of a fast state after the last tick."""
-        return self.names.of(f"final {state}")
+    def _total(self, step: Recurrence, state: str, added: str, dim: int) -> None:
+        """A state that only adds: its last value, and where something reads them those on the way."""
+        atoms = [a for part in (self.cut.inside, self.cut.late, self.cut.end) for e in part if e.name != state for a in e.args]
+        say, start = self.body.lines.append, self.scanned(state)
+        if not any(not isinstance(a, Num) and a.name == state for a in atoms) and state not in self.step.outputs:
+            say(f"{self.final(state)} = {start} + {tight(added)}.sum({dim})")
+            return
+        now = self.names.of(state)
+        rank = len(self.types[state].shape)
+        if rank == 1 and self.cut.ticks <= WIDEST:
+            say(f"{self.names.of('earlier')} = {start}.new_ones(n_, n_).tril()")
+        so_far = f"{self.names.of('earlier')} @ {tight(added)}" if rank == 1 and self.cut.ticks <= WIDEST else f"{tight(added)}.cumsum({dim})"
+        say(f"{now} = {start}.unsqueeze(-{1 + rank}) + {so_far}")
+        if any(isinstance(a, Last) and a.name == state for a in atoms):
+            say(f"{self.names.of(f'last {state}')} = {now} - {tight(added)}")
+        for e in (e for e in step.equations if e.name != state):
+            self.body.equation(e)
+        say(f"{self.final(state)} = {now}.select({dim}, -1)")
+
+    def scanned(self, state: str) -> str:
+        """What a state that is a stream inside the window was before it."""
+        self.starts[state] = self.names.of(f"start {state}")
+        return self.starts[state]
 
     def _chunks(self, step: Recurrence, form: Form) -> None:
         assert form.machine is not None
@@ -160,114 +179,89 @@ class WindowWriter(RecurrenceWriter):
         size = min(form.chunk, self.cut.ticks)
         prefix = f"{self.prefix}_{self.names.of(f'part {machine.states[0]}')}"
         writer = RecurrenceWriter(prefix, self.unit, self.types, self.static, step, replace(form, chunk=size), [])
-        lines, vectors, scalars, reads = writer.chunks()
+        lines, vectors, scalars, seen = writer.chunks()
         self.also += [*lines, "", ""]
         packed = [self.full(self.body.text(a), self.given(a), self.types[a.name].shape, True) for a in (*vectors, *scalars)]
         turn = ".mT" if form.transposed else ""
         sides = [f"{self.body.text(Last(s))}{turn}" for s in machine.states]
         joined = sides[0] if len(sides) == 1 else f"torch.cat([{', '.join(sides)}], -1)"
         say = self.body.lines.append
-        say(f"reads, s = segments({prefix}_chunks, [{', '.join(packed)}], {joined}, {1 + len(self.axes_in)}, {size})")
+        reads, end = self.names.fresh("reads of"), self.names.fresh("end of")
+        say(f"{reads}, {end} = segments({prefix}_chunks, [{', '.join(packed)}], {joined}, {1 + len(self.axes_in)}, {size})")
         if len(machine.states) == 1:
-            say(f"{self.final(machine.states[0])} = s{turn}")
+            say(f"{self.final(machine.states[0])} = {end}{turn}")
         else:
-            say(f"{', '.join(map(self.final, machine.states))} = (x{turn} for x in s.chunk({len(machine.states)}, -1))")
-        sizes = [ops.literal(self.types[r].shape[0]) for r in reads]
-        found = {r: self.names.of(f"read {r}") for r in reads}
-        if found:
-            say(f"{', '.join(found.values())}{',' if len(found) == 1 else ''} = reads.split([{', '.join(sizes)}], -1)")
+            say(f"{', '.join(map(self.final, machine.states))} = (x{turn} for x in {end}.chunk({len(machine.states)}, -1))")
+        sizes = [ops.literal(self.types[r].shape[0]) for r in seen]
+        found = {r: self.names.of(f"read {r}") for r in seen}
+        if len(found) == 1:
+            say(f"{next(iter(found.values()))} = {reads}")
+        elif found:
+            say(f"{', '.join(found.values())} = {reads}.split([{', '.join(sizes)}], -1)")
         for output in step.outputs:
             self.affine(output, machine.vectors[output], found)
 
     # --- the end of a window -----------------------------------------------------------------------
 
-    def _part(self, name: str, equations: Iterable[Equation], types, outputs: set[str]) -> tuple[Body, Names]:  # type: ignore[no-untyped-def]
-        names = Names()
-        return Body(names, types, {p.name for p in self.unit.params}, list(equations), outputs, self.rounded), names
-
-    def _end(self) -> tuple[list[str], Body]:
-        """`end(..) -> slow states`: at one tick, streams without the axis of ticks."""
-        slow = {s.name: s for s in self.cut.slow}
-        several = len({(s.every, s.offset) for s in self.cut.slow}) > 1
-        body, names = self._part("end", self.cut.end, self.types, set(slow))
-        for e in self.cut.end:
-            if e.op == "fold":
-                memory = slow[e.attr("memory")]
-                total = body.text(Last(self.cut.sums[e.name]))
-                body.lines.append(f"{names.of(e.name)} = {total}" + (f" / {memory.every}" if e.attr("over") == "mean" else ""))
-            elif e.name in slow and (several or self.narrow(e) is not None):
-                narrow, s = self.narrow(e), slow[e.name]
-                text = body.expression(e) if narrow is None else self.widened(body, e, narrow)
-                body.note(e.span)
-                body.lines.append(f"{names.of(e.name)} = {text} if (tick - {s.offset}) % {s.every} == 0 else {body.text(Last(e.name))}")
-            else:
-                body.equation(e)
-        if not slow:
-            return [], body
-        args = ", ".join(["tick", *(names.of(r) for r in body.reads)])
-        self.also += [f"def {self.prefix}_end({args}):", '    """What slow states become after tick number `tick`."""',
-                      *(f"    {line}" for line in body.lines), f"    return {', '.join(names.of(s) for s in slow)},", "", ""]  # fmt: skip
-        return [names.of(r) for r in body.reads], body
-
-    def _late(self) -> Body | None:
-        if not self.cut.late:
-            return None
-        outputs = {n for n in self.step.outputs if n in {e.name for e in self.cut.late}}
-        types = dict(self.wide)
-        for e in self.cut.late:
-            types[e.name] = self._timed(self.types[e.name])
-        body, names = self._part("late", self.cut.late, types, outputs)
-        for e in self.cut.late:
-            if e.op == "copy" and not isinstance(e.args[0], Num) and TIME not in types[e.args[0].name].axes:
-                source = ops.align(body.text(e.args[0]), types[e.args[0].name], types[e.name])
-                body.lines.append(f"{names.of(e.name)} = {source}")
-            else:
-                body.equation(e)
-        gives = [names.of(n) for n in self.step.outputs if n in outputs]
-        self.also += [f"def {self.prefix}_late({', '.join(names.of(r) for r in body.reads)}):",
-                      '    """What reads slow states after their step."""', *(f"    {line}" for line in body.lines),
-                      f"    return {', '.join(gives)}{',' if len(gives) == 1 else ''}", "", ""]  # fmt: skip
-        return body
-
     # --- the whole -----------------------------------------------------------------------------------
 
-    def _assemble(self, late: Body | None, end: tuple[list[str], Body]) -> tuple[Function, list[str], list[str]]:
+    def _assemble(self) -> tuple[Function, list[str], list[str]]:
         names, body, slow = self.names, self.body, {s.name: s for s in self.cut.slow}
-        tail: list[str] = []
-        fires = _fires(self.cut)
-        end_args = ["tick", *(self._at_last(r) for r in end[1].reads)]
-        tail.append("tick = tick + n_")
         after = {s: names.of(f"next {s}") for s in slow}
-        if slow:
-            targets = ", ".join(after.values()) + ("," if len(after) == 1 else "")
-            tail += [f"{targets} = {', '.join(body.text(Last(s)) for s in slow)}{',' if len(after) == 1 else ''}",
-                     f"if {fires}:", f"    {targets} = {self.prefix}_end({', '.join(end_args)})"]  # fmt: skip
-        tail += self._late_calls(late, after, fires)
+        self.lates, self.late_reads = [], ([], [], [])
+        outputs = [n for n in self.step.outputs if n in after or n in {e.name for e in self.cut.late}]
+        apart = not outputs or self._late(after, outputs)
+        fires = _fires(self.cut)
+        tail = ["done = tick + n_"]
+        sums = {t: names.of(f"kept {t}") for t in self.cut.sums.values()}
+        clear: list[str] = []
         for fold, total in self.cut.sums.items():
             memory = slow[next(e for e in self.step.equations if e.name == fold).attr("memory")]
-            tail += [f"if (tick - {memory.offset}) % {memory.every} == 0:", f"    {self.final(total)} = torch.zeros_like({self.final(total)})"]
+            cleared = f"torch.zeros_like({self.final(total)})"
+            several = fires != _fires(replace(self.cut, slow=(memory,)))
+            clear.append(f"{sums[total]} = " + (f"{cleared} if {_fires(replace(self.cut, slow=(memory,)))} else {self.final(total)}" if several else cleared))
+        if slow:
+            befores = [f"    {after[s]} = {self.body.text(Last(s))}" for s in slow]
+            befores += [f"    {sums[t]} = {self.final(t)}" for t in sums]
+            tail += [f"if {fires}:", *(f"    {line}" for line in (*self._end(after), *clear)), "else:", *befores]
+        if not apart:
+            tail += self._late_calls(after, outputs, fires)
         reads = [n for n in body.reads if not n.startswith("last ")]
         text = "\n".join((*body.lines, *tail))
+        reads += [n for n in self.late_reads[0] if n not in reads]
         streams = sorted((n for n in reads if n not in self.static), key=lambda n: not _mentions(text, names.of(n)))
         inside = [n for n in streams if _mentions(text, names.of(n))]
-        fixed = [n for n in reads if n in self.static]
+        fixed = [n for n in reads if n in self.static and _mentions(text, names.of(n))]
         order = [s.name for s in self.states.values()] + list(self.cut.sums.values())
-        held_args = [names.of(f"last {s}") for s in order]
+        resets, given = self._starts(order)
         firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None and s.base is None]
         needed = self._ahead(streams)
-        args = [names.of(n) for n in (*inside, *fixed)] + ["tick", "n_", *held_args, *firsts, *needed]
+        args = [*(names.of(n) for n in (*inside, *fixed)), *given, *firsts, *needed]
         self.inside = len(inside)
-        lines = [f"def {self.prefix}_window({', '.join(args)}):", f'    """The ticks of one window of {self._what()}, from tick number `tick` on."""',
-                 f"    B = {held_args[0]}.shape[0]"]  # fmt: skip
-        lines += [f"    {line}" for line in (*self.resets(names), *body.lines, *tail)]
-        gives = [self._output(n) for n in self.step.outputs]
-        states = [after[s.name] if s.name in slow else self.final(s.name) for s in self.states.values()] + [self.final(t) for t in self.cut.sums.values()]
-        lines.append(f"    return {_tuple(gives)}, {_tuple(states)}")
-        return Function(f"{self.prefix}_window", lines, streams, fixed), self.also, order
+        gives = [self._output(n) for n in self.step.outputs if n not in self.lates]
+        lines = [f"B = {given[0]}.shape[0]", *resets, *body.lines, *tail]
+        states = [after[s.name] if s.name in slow else self.final(s.name) for s in self.states.values()] + [sums[t] for t in self.cut.sums.values()]
+        doc = f"The ticks of one window of {self._what()}, from tick number `tick` on."
+        found = self._function("window", ["tick", "n_"], args, lines, [*gives, *states], doc, names)
+        return Function(f"{self.prefix}_window", found, streams, fixed), self.also, order
+
+    def _starts(self, order: list[str]) -> tuple[list[str], list[str]]:
+        """Lines for states that are put back, those that others go back to first, and the names of all states as they are given."""
+        start = {n: self.starts.get(n, self.names.of(f"last {n}")) for n in order}
+        lines: list[str] = []
+        given = dict(start)
+        waiting = [s for s in self.states.values() if s.reset is not None]
+        while waiting:
+            s = next(s for s in waiting if s.base not in {w.name for w in waiting})
+            waiting.remove(s)
+            given[s.name] = self.names.of(f"given {s.name}")
+            to = self.names.of(f"first {s.name}") if s.base is None else start[s.base]
+            lines.append(f"{start[s.name]} = {to} if tick % {s.reset} == 0 else {given[s.name]}")
+        return lines, list(given.values())
 
     def _ahead(self, streams: list[str]) -> list[str]:
         """`ahead(streams, n) -> (values, ..)`: what the windows need and no state changes; returns the names of the values."""
-        made = [line.partition(" = ")[0] for line in self.ahead]
+        made = [name for line in self.ahead for name in line.partition(" = ")[0].split(", ")]
         text = "\n".join(self.body.lines)
         needed = [name for name in made if _mentions(text, name)]
         self.feeds = [n for n in streams if self.names.of(n) in self.free]
@@ -284,56 +278,12 @@ class WindowWriter(RecurrenceWriter):
     def _output(self, name: str) -> str:
         """An output along all ticks."""
         text = self.names.of(name)
-        if name in {s.name for s in self.cut.slow} or name in {e.name for e in self.cut.late} or name not in self.same:
+        late = name in {s.name for s in self.cut.slow} or name in {e.name for e in self.cut.late}
+        if late or name not in self.same:
             return text
-        t = self.types[name]
-        axes, shape = "".join(f"{ops.literal(a.size)}, " for a in t.axes), ", ".join(map(ops.literal, t.shape))
-        return f"{text}.unsqueeze(-{len(t.shape) + 1}).expand(B, {axes}n_, {shape})"
-
-    def _late_calls(self, late: Body | None, after: dict[str, str], fires: str) -> list[str]:
-        lines: list[str] = []
-        direct = [n for n in self.step.outputs if n in after]
-        for n in direct:
-            t = self.types[n]
-            old = f"{self.body.text(Last(n))}.unsqueeze(-{len(t.shape) + 1})"
-            sizes = "".join(f"{ops.literal(a.size)}, " for a in t.axes), ", ".join(map(ops.literal, t.shape))
-            new = f"{after[n]}.unsqueeze(-{len(t.shape) + 1})"
-            lines.append(f"{self.names.of(n)} = torch.cat([{old}.expand(B, {sizes[0]}n_ - 1, {sizes[1]}), {new}], {1 + len(t.axes)})")
-        if late is None:
-            return lines
-        outs = [n for n in self.step.outputs if n in {e.name for e in self.cut.late}]
-        before = [self._late_arg(r, after, False, False) for r in late.reads]
-        last = [self._late_arg(r, after, True, True) for r in late.reads]
-        targets = ", ".join(self.names.of(n) for n in outs) + ("," if len(outs) == 1 else "")
-        lines.append(f"{targets} = {self.prefix}_late({', '.join(before)})")
-        dims = ", ".join(str(1 + len(self.types[n].axes)) for n in outs)
-        lines += [f"if {fires}:", f"    ends = {self.prefix}_late({', '.join(last)})",
-                  f"    {targets} = (torch.cat([x.narrow(d, 0, x.shape[d] - e.shape[d]), e], d) "
-                  f"for x, e, d in zip(({targets}), ends, ({dims},)))".replace(f"({targets})", f"({targets.rstrip(',')},)")]  # fmt: skip
-        return lines
-
-    def _late_arg(self, read: str, after: dict[str, str], new: bool, narrow: bool) -> str:
-        if read.startswith("last "):
-            return self.body.text(Last(read[5:]))
-        if read in after:
-            return after[read] if new else self.body.text(Last(read))
-        text = self.body.text(Ref(read))
-        if read in self.static or read in self.same or not narrow:
-            return text
-        d = 1 + len(self.types[read].axes)
-        return f"{text}.narrow({d}, n_ - 1, 1)"
-
-    def _at_last(self, read: str) -> str:
-        """An argument of `end`: a state, a sum, or a stream at the last tick."""
-        if read.startswith("last "):
-            name = read[5:]
-            return self.final(name) if name in self.cut.sums.values() else self.body.text(Last(name))
-        if read in {s.name for s in self.cut.fast} and self.types[read].kind == "map":
-            return self.final(read)
-        text = self.body.text(Ref(read))
-        if read in self.static or read in self.same:
-            return text
-        return f"{text}.select({1 + len(self.types[read].axes)}, -1)"
+        ready = self.names.of(f"all {name}")
+        self.body.lines.append(f"{ready} = {self._everywhere(text, name)}")
+        return ready
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -342,14 +292,10 @@ def _mentions(text: str, name: str) -> bool:
 
 def _fires(cut: Windows) -> str:
     clocks = list(dict.fromkeys((s.every, s.offset) for s in cut.slow))
-    return " or ".join(f"(tick - {o}) % {e} == 0" if o else f"tick % {e} == 0" for e, o in clocks) or "False"
+    return " or ".join(f"(done - {o}) % {e} == 0" if o else f"done % {e} == 0" for e, o in clocks) or "False"
 
 
 def _by_channel(form: Form) -> bool:
     assert form.machine is not None and form.retention is not None
     factors = [f for o in operators_of(form.machine) for _, f in o.terms]
     return any(k.channels is not None for k in form.retention.values()) or any(f.keys is not None or f.values is not None for f in factors)
-
-
-def _tuple(items: list[str]) -> str:
-    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"

@@ -18,9 +18,9 @@ from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.dims import Dim
 from nldsl.lower.algebra import constant_init, merge_states, plain_numbers, simplify, size_numbers
 from nldsl.lower.cost import entries
+from nldsl.lower.explicit import explicit
 from nldsl.lower.numbers import fold
 from nldsl.lower.order import ordered
-from nldsl.lower.explicit import explicit
 from nldsl.lower.segments import ENTRYWISE, Segment, Step, moved_entries, straight_line
 from nldsl.vocabulary import is_number
 

@@ -1,0 +1,50 @@
+"""Shapes of values in generated code, as far as they can be told from the text: tuples of sizes as text, or None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Shape = tuple[str, ...] | None
+
+
+def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Shape:
+    """The shape of what an operation makes of operands with these shapes."""
+    if any(s is None for s in shapes):
+        return None
+    known = [s for s in shapes if s is not None]
+    if kind in ("add", "sub", "mul", "div", "addcmul", "gelu_pull"):
+        return _broadcast(known)
+    first = known[0]
+    match kind:
+        case "mT":
+            return (*first[:-2], first[-1], first[-2])
+        case "unsqueeze":
+            at = len(first) + 1 + int(constants[0])
+            return (*first[:at], "1", *first[at:])
+        case "matmul":
+            lead = _broadcast([s[:-2] for s in known])
+            return None if lead is None else (*lead, first[-2], known[1][-1])
+        case "sum" | "mean" if "keepdim=True" not in constants:
+            dims = {int(n) % len(first) for n in constants[0].strip("(),").split(",")}
+            return tuple(s for i, s in enumerate(first) if i not in dims)
+        case "select":
+            return tuple(s for i, s in enumerate(first) if i != int(constants[0]))
+        case "neg" | "sqrt" | "exp" | "sigmoid" | "tanh" | "gelu" | "gelu_slope" | "norm" | "unit" | "cumsum" | "same":
+            return first
+        case "cat":
+            dim, lead = int(constants[0]), _broadcast([s[:-2] for s in known])
+            joined = " + ".join(s[dim] for s in known)
+            last = (first[-2], joined) if dim == -1 else (joined, first[-1])
+            return None if lead is None or dim not in (-1, -2) else (*lead, *last)
+    return None
+
+
+def _broadcast(shapes: Sequence[tuple[str, ...]]) -> Shape:
+    rank = max(map(len, shapes))
+    out = []
+    for back in range(rank, 0, -1):
+        sizes = {s[-back] for s in shapes if len(s) >= back} - {"1"}
+        if len(sizes) > 1:
+            return None
+        out.append(sizes.pop() if sizes else "1")
+    return tuple(out)

@@ -1,0 +1,391 @@
+"""Deep memories, forward + backward: what the compiler makes of a spec against the reference of the same memory.
+
+    titans        two-layer MLP with momentum and decay, window 64, norm and residual inside, against titans-pytorch's NeuralMemory
+    titans-plain  the same without the norms
+    ttt           TTT-Linear, window 16, against fla's reference
+    decode        one `step` of examples/hope.nl against the same arithmetic written by hand
+    compile       first call of examples/hope.nl with compile=True and an empty cache
+
+Each is checked for equality first, gradients included, and not measured where it differs. Then both alternate in one process. Run:
+
+    python benchmarks/deep_memory.py titans --lengths 2048 8192
+    python benchmarks/deep_memory.py decode compile
+
+`pip install --no-deps titans-pytorch tensordict assoc-scan einx einops` and fla-core; what is not installed is left out with a note.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from gated_delta import load, resident, sync
+from torch import Tensor
+from torch.nn import functional as F
+
+import nldsl
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PLAIN = "z = down(gelu(up(x)))  out y = z"
+RESIDUAL = """param gamma : real[d]
+  z = down(gelu(up(x)))  c = z - mean(z)
+  out y = x + c / sqrt(sqnorm(c) / d + 0.00001) * (gamma + 1)"""
+TITANS = """
+block mlp(d, hidden) { in x : real[d]  param up : d -> hidden  param down : hidden -> d  BODY }
+block rms(n, eps) { in x : real[n]  param weight : real[n] = ones  out y = weight * x / sqrt(sqnorm(x) / n + eps) }
+block lmm(d = 256, heads = 4, dk = 64, hidden = 256, C = 64, eps = 1) {
+  in x : real[d]
+  a = STORE
+  b = READ
+  memory pool : real[d] every C { minimize 0.5 * sqnorm(pool - a) over mean by gd(1) }
+  each h in heads {
+    param Wq, Wk, Wv : d -> dk
+    param ws, wm, wd, wg : d -> 1
+    param bs, bm, bd : real
+    memory M : mlp(dk, hidden) = learned every C {
+      key Wk(a)  value Wv(a)
+      minimize 0.1 * sigmoid(ws(a) + bs) * sqnorm(M(Wk(a)) - Wv(a)) / dk over sum
+          by titans(theta = 1, eta = sigmoid(wm(pool) + bm), alpha = sigmoid(wd(pool) + bd))
+    }
+    o = M(Wq(b)) * sigmoid(wg(b))
+  }
+  param Wo : heads * dk -> d
+  out y = Wo(flatten(o))
+}
+"""
+TTT = """
+block affine(n) { in x : real[n]  param W : n -> n  param b : real[n]  out y = W(x) + b }
+block ttt(heads, dk, window = 16) {
+  each h in heads {
+    in q, k, v : real[dk]
+    in eta : real
+    param gamma, beta : real[dk]
+    memory f : affine(dk) = zeros {
+      key k  value v - k
+      minimize 0.5 * sqnorm(gamma * norm(f(k) - mean(f(k))) + beta - (v - k)) at start(window) by gd(eta)
+    }
+    z = f(q)
+    o = z + gamma * norm(z - mean(z)) + beta
+  }
+  out y = o
+}
+"""
+
+
+@dataclass
+class Pair:
+    """Ours, the reference, the inputs at T ticks, and the parameters of both that correspond."""
+
+    ours: Callable
+    peer: Callable
+    inputs: Callable[[int], list[Tensor]]
+    params: tuple[list[Tensor], list[Tensor]]
+
+
+def random(shape: tuple[int, ...], seed: int, dtype: torch.dtype, device: str) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device, dtype)
+
+
+def like(theirs: Tensor, mine: Tensor) -> Tensor:
+    """A parameter of the reference in our layout: matrices of the memory stand the other way round there."""
+    return theirs.mT if theirs.dim() == mine.dim() == 3 else theirs.view(mine.shape)
+
+
+def titans(dtype: torch.dtype, device: str, plain: bool = False) -> Pair:
+    from titans_pytorch import NeuralMemory
+    from titans_pytorch.memory_models import MemoryMLP
+
+    torch.manual_seed(0)
+    peer = NeuralMemory(
+        dim=256, heads=4, dim_head=64, chunk_size=64, batch_size=64, model=MemoryMLP(64, depth=2, expansion_factor=4.0),
+        default_step_transform_max_lr=1e-1, mem_model_norm_add_residual=not plain, pre_rmsnorm=not plain,
+    ).to(device, dtype)  # fmt: skip
+    spec = TITANS.replace("BODY", PLAIN if plain else RESIDUAL)
+    for name in ("STORE", "READ"):
+        spec = spec.replace(name, "x" if plain else f"rms(x, n = d, eps = {torch.finfo(dtype).eps:.30f})")
+    ours = nldsl.load(spec).module("lmm", device=device, dtype=dtype)
+    p = dict(ours.named_parameters())
+    mine = [p[n] for n in ("Wk", "Wv", "Wq", "ws", "wm", "wd", "wg")]
+    layers = (peer.to_keys, peer.to_values, peer.to_queries, peer.to_adaptive_step, peer.to_momentum, peer.to_decay_factor, peer.retrieve_gate)
+    theirs = [layer[0].weight if hasattr(layer, "__getitem__") else layer.weight for layer in layers]
+    mine += [p["bs"], p["bm"], p["bd"], p["Wo"]]
+    theirs += [peer.to_adaptive_step[0].bias, peer.to_momentum[0].bias, peer.to_decay_factor[0].bias, peer.combine_heads.weight]
+    memory = dict(zip(peer.memory_model_parameter_names, peer.memory_model_parameters, strict=True))
+    for own, name in (("M_up_init", "weights.0"), ("M_down_init", "weights.1"), ("M_gamma_init", "norm.gamma")):
+        found = [x for n, x in memory.items() if n.endswith(name)]
+        mine, theirs = (mine + [p[own]], theirs + found) if found else (mine, theirs)
+    with torch.no_grad():
+        for a, b in zip(mine, theirs, strict=True):
+            a.copy_(like(b, a))
+    return Pair(ours, lambda x: peer(x)[0], lambda T: [random((1, T, 256), 1, dtype, device).requires_grad_()], (mine, theirs))
+
+
+def ttt(dtype: torch.dtype, device: str) -> Pair:
+    """fla weighs all keys a query sees with the query's own rate; where a window has one rate that is the published rule."""
+    file = importlib.metadata.distribution("fla-core").locate_file("fla/ops/ttt/naive.py")
+    rule = load(Path(file), "fla_ttt_naive").chunk_ttt_linear_ref
+    H, D = 4, 64
+    ours = nldsl.load(TTT).module("ttt", heads=H, dk=D, device=device, dtype=dtype)
+    with torch.no_grad():
+        ours.gamma.copy_(1 + 0.1 * random((H, D), 5, dtype, device))
+        ours.beta.copy_(0.1 * random((H, D), 6, dtype, device))
+
+    def inputs(T: int) -> list[Tensor]:
+        q, k, v = (random((1, T, H, D), seed, dtype, device) for seed in range(3))
+        rate = 0.5 * random((1, -(-T // 16), H), 4, dtype, device).sigmoid()
+        return [x.requires_grad_() for x in (q, F.normalize(k, dim=-1), v, rate)]
+
+    def rates(rate: Tensor, T: int) -> Tensor:
+        return rate.repeat_interleave(16, 1)[:, :T]
+
+    def theirs(q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> Tensor:
+        # In place, it would change its inputs.
+        return rule(q * 1, k, v, ours.gamma, ours.beta, rates(rate, q.shape[1]).unsqueeze(-1), scale=1.0)[0]
+
+    params = [ours.gamma, ours.beta]
+    return Pair(lambda q, k, v, rate: ours(q, k, v, rates(rate, q.shape[1])), theirs, inputs, (params, params))
+
+
+PAIRS = {"titans": titans, "titans-plain": lambda dtype, device: titans(dtype, device, plain=True), "ttt": ttt}
+
+
+def results(f: Callable, xs: list[Tensor], params: list[Tensor]) -> list[Tensor]:
+    y = f(*xs)
+    return [y.detach(), *torch.autograd.grad(y, [*xs, *params], random(tuple(y.shape), 9, y.dtype, str(y.device)))]
+
+
+def check(make: Callable, device: str) -> tuple[float, float]:
+    """Largest RMS(difference) / RMS(reference) of output and gradients, as (float64, float32 where the reference is float32)."""
+    worst = []
+    for dtype in (torch.float64, torch.float32):
+        pair = make(dtype, device)
+        a = results(pair.ours, pair.inputs(336), pair.params[0])
+        b = results(pair.peer, pair.inputs(336), pair.params[1])
+        b[len(b) - len(pair.params[0]) :] = [like(y, x) for x, y in zip(pair.params[0], b[len(b) - len(pair.params[0]) :], strict=True)]
+        worst.append(max(((x - y).norm() / y.norm()).item() for x, y in zip(a, b, strict=True)))
+    return worst[0], worst[1]
+
+
+def once(f: Callable, xs: list[Tensor], params: list[Tensor], device: str) -> float:
+    sync(device)
+    start = time.perf_counter()
+    y = f(*xs)
+    torch.autograd.grad(y, [*xs, *params], torch.ones_like(y))
+    sync(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def peak(task: str, who: str, T: int, args: argparse.Namespace) -> float:
+    """Growth of the peak memory over one forward + backward, in MiB: of the device, or of a fresh process (after a small warm-up)."""
+    command = [sys.executable, __file__, task, "--memory-of", who, "--lengths", str(T), "--threads", str(args.threads), "--device", args.device]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def measure_peak(args: argparse.Namespace) -> float:
+    pair = PAIRS[args.tasks[0]](torch.float32, args.device)
+    f, params = (pair.ours, pair.params[0]) if args.memory_of == "nldsl" else (pair.peer, pair.params[1])
+    gpu = args.device == "cuda"
+    for T in (192, args.lengths[0]):
+        xs = pair.inputs(T)
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20 if gpu else resident()
+        once(f, xs, params, args.device)
+    return (torch.cuda.max_memory_allocated() / 2**20 if gpu else resident()) - before
+
+
+def compare(task: str, args: argparse.Namespace) -> int:
+    try:
+        exact, single = check(PAIRS[task], args.device)
+    except (ImportError, OSError) as why:
+        print(f"{task} left out: {why}")
+        return 0
+    print(f"{task}: worst of output and gradients against the reference {exact:.1e} in float64, {single:.1e} in float32")
+    if not (exact < 1e-6 and single < 1e-3):
+        print("not the same memory: nothing is measured")
+        return 1
+    print("| task | T | what | least ms | median ms | ratio of least, of medians | peak MiB |\n|---|---|---|---|---|---|---|")
+    for T in args.lengths:
+        pair = PAIRS[task](torch.float32, args.device)
+        xs = pair.inputs(T)
+        both = {"nldsl": (pair.ours, pair.params[0]), "reference": (pair.peer, pair.params[1])}
+        times: dict[str, list[float]] = {who: [] for who in both}
+        for f, params in both.values():
+            once(f, xs, params, args.device)
+        stop = time.perf_counter() + args.seconds
+        while time.perf_counter() < stop or len(times["nldsl"]) < 3:
+            for who, (f, params) in both.items():
+                times[who].append(once(f, xs, params, args.device))
+        least, middle = ({who: value(t) for who, t in times.items()} for value in (min, statistics.median))
+        for who in both:
+            ratio = "" if who == "nldsl" else f"{least[who] / least['nldsl']:.2f}, {middle[who] / middle['nldsl']:.2f}"
+            memory = "" if args.no_memory else f"{peak(task, who, T, args):.0f}"
+            print(f"| {task} | {T} | {who} | {least[who]:.1f} | {middle[who]:.1f} | {ratio} | {memory} |", flush=True)
+    return 0
+
+
+# --- decoding hope ---------------------------------------------------------------------------------------------------------
+
+
+def rms(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
+    return x * scale, scale
+
+
+def unit(x: Tensor) -> Tensor:
+    return x * ((x * x).sum(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def apply(W: Tensor, x: Tensor) -> Tensor:
+    return (W @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def slope(c: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_backward(c, x)
+
+
+class Hand:
+    """One tick of examples/hope.nl as one would write it in torch, without gradients through time."""
+
+    windows = (8, 8, 16, 8, 8)
+    periods = (4, 16, 64)
+    rate = 0.1
+
+    def __init__(self, p: dict[str, Tensor]):
+        self.p, self.heads = p, p["Wx"].shape[0]
+
+    def start(self, B: int) -> dict:
+        p = self.p
+        net = lambda name: tuple(p[f"{name}_{w}_init"].expand(B, *p[f"{name}_{w}_init"].shape) for w in ("up", "down"))  # noqa: E731
+        nets, slow = [net(f"M_{i}_mlp" if i < 3 else f"M_{i}") for i in range(5)], [net(f"F_{n}") for n in self.periods]
+        return {"t": 0, "M": nets, "start": list(nets), "F": slow, "sum": [(torch.zeros_like(a), torch.zeros_like(b)) for a, b in slow],
+                "past": p["embed"].new_zeros(B, 3, p["embed"].shape[0])}  # fmt: skip
+
+    def step(self, token: Tensor, target: Tensor, s: dict) -> tuple[Tensor, Tensor, dict]:
+        p, t = self.p, s["t"] + 1
+        x = p["embed"].mT[token]
+        past = torch.cat([s["past"], rms(x)[0].unsqueeze(1)], 1)
+        u = (past * p["u_filter"].flip(-1).mT).sum(1)
+        z, q = (F.linear(u, W.flatten(0, -2)).unflatten(-1, W.shape[:2]) for W in (p["Wx"], p["Wq"]))
+        q = unit(q)
+        net = lambda i, y: apply(s["start"][i][1], F.gelu(apply(s["start"][i][0], y)))  # noqa: E731
+        k, v = unit(z + net(0, z)), unit(z + net(1, z))
+        eta, alpha = 0.02 * net(3, z).sigmoid().unsqueeze(-1), (8 + net(4, z)).sigmoid().unsqueeze(-1)
+        up, down = s["M"][2]
+        o = q + apply(down, F.gelu(apply(up, q)))
+        nets = []
+        for i, (up, down) in enumerate(s["start"]):
+            a = apply(up, k)
+            h = F.gelu(a)
+            error = apply(down, h) - net(i, v) + (k - v if i < 3 else 0)
+            pulled = slope(apply(down.mT, error), a)
+            nets.append((alpha * s["M"][i][0] - eta * pulled.unsqueeze(-1) * k.unsqueeze(-2),
+                         alpha * s["M"][i][1] - eta * error.unsqueeze(-1) * h.unsqueeze(-2)))  # fmt: skip
+        starts = [nets[i] if t % C == 0 else s["start"][i] for i, C in enumerate(self.windows)]
+        y, kept = x + F.linear(o.flatten(-2), p["Wo"]), []
+        for up, down in s["F"]:
+            n, scale = rms(y)
+            a = apply(up, n)
+            h = F.gelu(a)
+            kept.append((n, scale, a, h))
+            y = y + apply(down, h)
+        n, scale = rms(y)
+        logits = F.linear(n, p["head"])
+        loss = F.cross_entropy(logits, target, reduction="none")
+        d = (logits.softmax(-1) - F.one_hot(target, logits.shape[-1])) @ p["head"]
+        d = (d - n * (d * n).mean(-1, keepdim=True)) * scale
+        slow, sums = list(s["F"]), list(s["sum"])
+        for i in (2, 1, 0):
+            n, scale, a, h = kept[i]
+            up, down = s["F"][i]
+            pulled = slope(apply(down.mT, d), a)
+            total = sums[i][0] + pulled.unsqueeze(-1) * n.unsqueeze(-2), sums[i][1] + d.unsqueeze(-1) * h.unsqueeze(-2)
+            if t % self.periods[i] == 0:
+                slow[i] = up - self.rate * total[0], down - self.rate * total[1]
+                total = torch.zeros_like(up), torch.zeros_like(down)
+            sums[i] = total
+            back = apply(up.mT, pulled)
+            d = d + (back - n * (back * n).mean(-1, keepdim=True)) * scale
+        return logits, loss, {"t": t, "M": nets, "start": starts, "F": slow, "sum": sums, "past": past[:, 1:]}
+
+
+@torch.no_grad()
+def decode(args: argparse.Namespace) -> int:
+    """Ticks of one sequence, as in generation."""
+    T, vocab = 320, 64
+    program = nldsl.load(str(ROOT / "examples/hope.nl"))
+    for d, dtype, measured in ((32, torch.float64, False), (256, torch.float32, True)):
+        torch.manual_seed(0)
+        ours = program.module("hope", d=d, vocab=vocab, device=args.device, dtype=dtype)
+        p = dict(ours.named_parameters())
+        hand = Hand(p)
+        tokens = torch.randint(0, vocab, (1, T + 1), device=args.device)
+        a, b, worst = ours.initial_state(1), hand.start(1), 0.0
+        times: dict[str, list[float]] = {"nldsl": [], "by hand": []}
+        for t in range(T):
+            before = time.perf_counter()
+            y, a = ours.step(tokens[:, t], tokens[:, t + 1], a)
+            sync(args.device)
+            between = time.perf_counter()
+            logits, loss, b = hand.step(tokens[:, t], tokens[:, t + 1], b)
+            sync(args.device)
+            times["nldsl"].append((between - before) * 1e3)
+            times["by hand"].append((time.perf_counter() - between) * 1e3)
+            worst = max(worst, ((y["logits"] - logits).norm() / logits.norm()).item(), ((y["loss"] - loss).norm() / loss.norm()).item())
+        print(f"decode, d = {d}: largest difference over {T} ticks {worst:.1e} in {dtype}")
+        if not worst < (1e-9 if dtype == torch.float64 else 1e-3):
+            return 1
+        if measured:
+            least, middle = ([value(times[n]) for n in times] for value in (min, statistics.median))
+            print(f"a tick: nldsl {least[0]:.2f} / {middle[0]:.2f} ms, by hand {least[1]:.2f} / {middle[1]:.2f} ms (least / median), "
+                  f"ratio {least[0] / least[1]:.2f} / {middle[0] / middle[1]:.2f}")  # fmt: skip
+    return 0
+
+
+def compile_time(args: argparse.Namespace) -> int:
+    """The first call with an empty cache, in this process, and one at another length."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        module = nldsl.load(str(ROOT / "examples/hope.nl")).module("hope", d=64, vocab=64, device=args.device, compile=True)
+        for T in (args.lengths[0], args.lengths[0] // 2 + 3):
+            tokens = torch.randint(0, 64, (2, T + 1), device=args.device)
+            start = time.perf_counter()
+            y = module(tokens[:, :-1], tokens[:, 1:])
+            (y["loss"] if isinstance(y, dict) else y).mean().backward()
+            print(f"compile: hope, first call at T = {T}: {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def main() -> int:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("tasks", nargs="*", choices=[[], *PAIRS, "decode", "compile"], help="all of them by default")
+    ap.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192])
+    ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--device", default="cpu")
+    ap.add_argument("--seconds", type=float, default=8.0, help="measuring time a length (at least 3 rounds)")
+    ap.add_argument("--no-memory", action="store_true")
+    ap.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = ap.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        print(measure_peak(args))
+        return 0
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s)")
+    other = {"decode": decode, "compile": compile_time}
+    failed = [task for task in args.tasks or [*PAIRS, *other] if (other[task](args) if task in other else compare(task, args))]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

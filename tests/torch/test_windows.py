@@ -1,0 +1,97 @@
+"""Memories in windows: the reverse of a window is torch's own, at every split and clock, in memory linear in time."""
+
+import pytest
+import torch
+from torch_cases import EXACT, ZOO, Case, distance, outputs, split, vector_input, zoo
+
+from nldsl_torch.reverse import Reversible
+
+WINDOWED = [n for n in ZOO if vector_input(n) and any(f.windows is not None for f in zoo(n).forms.values())]
+
+
+def grads(module, x, create_graph=False):
+    """Loss and the gradients of input and parameters."""
+    x = x.clone().requires_grad_()
+    ys = outputs(module(x)).values()
+    loss = sum((y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum() for y in ys)
+    return torch.autograd.grad(loss, [x, *module.parameters()], create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
+def same_as_torch(module, x, monkeypatch):
+    ours = grads(module, x)
+    with monkeypatch.context() as plain:
+        plain.setattr(Reversible, "__call__", lambda self, *args: self.fn(*args)[0])
+        theirs = grads(module, x)
+    for a, b in zip(ours, theirs, strict=True):
+        assert distance(a, b) < EXACT
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_the_reverse_is_that_of_torch(name, monkeypatch):
+    c = zoo(name)
+    same_as_torch(c.module, c.input(2, 37), monkeypatch)
+
+
+CLOCKS = {
+    "offset": "every 5 offset 2 { minimize 0.5 * sqnorm(M(x) - x) over mean by momentum(0.1) }",
+    "several": "every 6 { minimize 0.5 * sqnorm(M(x) - x) over sum by gd(0.1)  reset every 12 }",
+    "anchored": "{ minimize 0.5 * sqnorm(M(x) - x) at start(4) by gd(0.1) }",
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_parts_of_windows_at_every_place(clock, monkeypatch):
+    """One call is two calls, wherever the cut falls, and gradients pass through it."""
+    text = "block net(d) { in x : real[d]  param up : d -> 4  param down : 4 -> d  out y = down(tanh(up(x))) }\n"
+    text += f"block m(d) {{ in x : real[d]  memory M : net(d) = learned {CLOCKS[clock]}  out y = M(x) }}"
+    c = Case(text, "m", {"d": 3})
+    x = c.input(2, 19)
+    whole = outputs(c.module(x))
+    for cut in range(1, 19):
+        parts, _ = split(c.module, x, [cut, 19 - cut])
+        assert all(distance(parts[n], y) < EXACT for n, y in whole.items())
+        same_as_torch(in_two(c.module, cut), x, monkeypatch)
+
+
+def in_two(module, cut):
+    """The module as one that runs in two calls."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x):
+            a, state = self.inner(x[:, :cut], return_state=True)
+            return torch.cat([a, self.inner(x[:, cut:], state=state)], 1)
+
+    return Two()
+
+
+def test_second_derivatives_are_those_of_the_loop():
+    text = "block m(d) { in x : real[d]  memory M : d -> d = learned every 2 { minimize 0.5 * sqnorm(tanh(M(x)) - x) over sum by gd(0.3) }  out y = M(x) }"
+    module = Case(text, "m", {"d": 2}).module
+    x = 0.5 * torch.randn(1, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradgradcheck(module, x.requires_grad_())
+
+
+def held_by(module, x):
+    """Numbers that a forward pass keeps for the backward pass."""
+    sizes = {}
+
+    def keep(t):
+        sizes[t.data_ptr()] = t.numel()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = module(x)
+    assert y.requires_grad
+    return sum(sizes.values())
+
+
+def test_what_is_kept_is_linear_in_time():
+    c = zoo("titans_lmm")
+    kept = []
+    for T in (256, 512, 1024):
+        kept.append(held_by(c.module, c.input(1, T)))
+    assert kept[2] - kept[1] < 2.1 * (kept[1] - kept[0])
