@@ -254,8 +254,9 @@ class Adjoint:
             return
         if name in self.perhaps:
             self.perhaps.discard(name)
-            lines.append(f"{d} = plus({d}, {'-' if minus else ''}{text})")
-            self.owned[name] = fresh or minus
+            turn = minus != (name in self.minus)
+            lines.append(f"{d} = plus({d}, {f'-({text})' if turn else text})")
+            self.owned[name] = fresh or turn
             return
         sign = "-" if minus != (name in self.minus) else "+"
         if product is not None:

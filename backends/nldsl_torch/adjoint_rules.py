@@ -148,7 +148,8 @@ def _select(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     (x,) = op.args
     dim, index = op.constants
     if to.owned.get(x) and x not in to.perhaps:
-        lines.append(f"{to.gradients[x]}.select({dim}, {index}).add_({d})")
+        opposite = to.turned != (x in to.minus)  # one of the two is kept as its negative
+        lines.append(f"{to.gradients[x]}.select({dim}, {index}).{'sub' if opposite else 'add'}_({d})")
     else:
         to.give(lines, x, f"torch.ops.aten.select_backward({d}, {to.shape(x)}, {dim}, {index})", fresh=True)
 
