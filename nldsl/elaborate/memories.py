@@ -153,6 +153,8 @@ class Memories(Learners):
 
     def _clock(self, node: tree.Memory, scope: Scope, learner: Learner | None) -> tuple[int, int]:
         if node.every is None:
+            if node.offset is not None:
+                raise self.b.fail("NL301", "an offset is that of a clock", node.offset.span, expected="every N offset K", found="no `every`")
             return (learner.every, learner.offset) if learner is not None else (1, 0)
         ticks = []
         for expr, low in ((node.every, 1), (node.offset, 0)):

@@ -55,6 +55,11 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
             leads[e.name] = e
     late = isinstance(target, Ref) and place.state in _ancestors(equations, target.name)
     if not isinstance(target, Ref) or place.start or late or target.name not in leads:
+        block = next((i for i in b.instances if any(isinstance(a, Ref) and a.name in leads for _, a in i.args)), None)
+        if block is not None and not late and not place.start:
+            b.report("NL404", f"the way from `{place.memory}` to its objective passes the block `{block.block}`, which is compiled on its own",
+                     objective.span, Label(block.span, "used as a function here"), expected="the way in one block")  # fmt: skip
+            return None
         b.report("NL404", f"the objective does not mention `{place.memory}`", objective.span, Label(place.span, "the memory it belongs to"),
                  expected=f"an expression with {place.memory}(key), or a stream that reads `last {place.memory}`",
                  found=f"`{objective.span.text}`", help=f"last {place.memory}(...) in the stream" if late else None)  # fmt: skip

@@ -204,3 +204,13 @@ def test_shapes_of_words_over_operators(expr, message):
         assert found == []
     else:
         assert any(message in m for m in found), found
+
+
+def test_an_offset_belongs_to_a_clock(codes):
+    assert codes("block b(d) { in x : real[d]  memory M : d -> d offset 2 { minimize sqnorm(M(x) - x) by gd(0.1) }  out y = M(x) }") == ["NL301"]
+
+
+def test_the_way_to_an_objective_through_a_block_is_named(codes):
+    block = "block f(d) { in x : real[d]  param W : d -> d  out y = W(x) }"
+    loss = "block b(d) { in x : real[d]  memory M : d -> d { minimize e by gd(0.1) }  h = f(last M(x))  e = sqnorm(h - x)  out y = h }"
+    assert codes(f"{block}\n{loss}") == ["NL404"]
