@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
-from nldsl.lower.affine import Read
+from nldsl.lower.affine import Read, Vector
 from nldsl.lower.numbers import number
 from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form
@@ -78,13 +78,19 @@ class RecurrenceWriter:
         lines.append(f"    return {_tuple(gives)}, {_tuple(after)}")
         return Function(f"{self.prefix}_tick", lines, streams, fixed)
 
+    def put_back(self) -> list[State]:
+        """The states that are reset, those that others go back to first."""
+        waiting = [s for s in self.states.values() if s.reset is not None]
+        found: list[State] = []
+        while waiting:
+            found.append(next(s for s in waiting if s.base not in {w.name for w in waiting}))
+            waiting.remove(found[-1])
+        return found
+
     def resets(self, names: Names) -> list[str]:
         """States put back where that is due, those that others go back to first."""
         lines: list[str] = []
-        waiting = [s for s in self.states.values() if s.reset is not None]
-        while waiting:
-            s = next(s for s in waiting if s.base not in {w.name for w in waiting})
-            waiting.remove(s)
+        for s in self.put_back():
             start = names.of(f"first {s.name}" if s.base is None else f"last {s.base}")
             lines += [f"if tick % {s.reset} == 0:", f"    {names.of(f'last {s.name}')} = {start}"]
         return lines
@@ -172,6 +178,16 @@ class RecurrenceWriter:
         for vector in self.form.machine.vectors.values():
             wanted.update({name: None for name, _ in vector.reads})
         return [self.form.machine.reads[name] for name in wanted]
+
+
+def affine_text(vector: Vector, read: Callable[[str], str], aligned: Callable[[Atom], str]) -> str:
+    """A sum of read-outs with factors and of what does not depend on the state; `aligned` lays a stream out like the sum."""
+    terms = []
+    for name, coefficient in vector.reads:
+        scale = number(coefficient)
+        factor = f" * {aligned(coefficient)}" if scale is None else f" * {scale!r}" if scale != 1.0 else ""
+        terms.append(read(name) + factor)
+    return " + ".join(terms + ([aligned(vector.constant)] if vector.constant is not None else []))
 
 
 def _tuple(items: list[str]) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
 from nldsl.lower.equation import machine_text
-from nldsl.lower.numbers import number
 from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form, Plan, machine_inputs
 from nldsl.lower.rounding import rounded
@@ -16,7 +15,7 @@ from nldsl.names import identifier
 from nldsl_torch import ops
 from nldsl_torch.body import Body, Names, renamed, worth_fusing
 from nldsl_torch.initial import size
-from nldsl_torch.recurrence import RecurrenceWriter
+from nldsl_torch.recurrence import RecurrenceWriter, affine_text
 from nldsl_torch.windows import WindowWriter
 
 TEMPORAL = {"delay", "conv", "count", "rope"}
@@ -294,20 +293,10 @@ class StepWriter:
         names = [self.names.of(f"read {r}") for r in reads]
         say(f"    {', '.join(names)}{',' if len(names) == 1 else ''} = from_memory(reads, {len(axes)}).to(self._like.dtype).split([{', '.join(sizes)}], -1)")
         for output in step.outputs:
-            vector = machine.vectors[output]
-            kind = self.types[output]
-            terms = []
-            for r, coefficient in vector.reads:
-                text = self.names.of(f"read {r}")
-                scale = number(coefficient)
-                if scale is None:
-                    text += f" * {ops.align(self.value(coefficient), self.type_of(coefficient), Type('real', kind.shape, axes))}"
-                elif scale != 1.0:
-                    text += f" * {scale!r}"
-                terms.append(text)
-            if vector.constant is not None:
-                terms.append(ops.align(self.value(vector.constant), self.type_of(vector.constant), Type("real", kind.shape, axes)))
-            say(f"    {self.local(output)} = {' + '.join(terms)}")
+            wanted = Type("real", self.types[output].shape, axes)
+            text = affine_text(machine.vectors[output], lambda r: self.names.of(f"read {r}"),
+                               lambda a, wanted=wanted: ops.align(self.value(a), self.type_of(a), wanted))  # type: ignore[misc]
+            say(f"    {self.local(output)} = {text}")
 
     def type_of(self, atom: Atom) -> Type:
         """The type of a stream; a number has none."""

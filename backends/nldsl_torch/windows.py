@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from nldsl.core import Atom, Last, Num, Ref, Type
 from nldsl.dims import Dim
+from nldsl.lower.affine import Vector
 from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form, machine_inputs, operators_of
 from nldsl.lower.scan import Scan
@@ -19,7 +20,7 @@ from nldsl.lower.windows import Windows, held
 from nldsl_torch import ops
 from nldsl_torch.body import Body, Names
 from nldsl_torch.kernels import tight
-from nldsl_torch.recurrence import Function, RecurrenceWriter
+from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text
 from nldsl_torch.window_ends import TIME, WindowEnds
 from nldsl_torch.window_kernels import WindowKernels
 
@@ -39,8 +40,7 @@ class WindowWriter(WindowEnds):
         self.ahead: list[str] = []  # lines that need no state
         self.free: dict[str, None] = {}  # names of what needs no state: streams from outside, and what `ahead` gives
         self.names = Names()
-        self.same = held(self.cut, self.types, self.static)
-        self.inner = {e.name for e in self.cut.inside}
+        self.same = held(self.cut, self.static)
         self.wide = {n: t if n in self.same or n in self.static else self._timed(t) for n, t in self.types.items()}
         self.wide |= {s.name: self.types[s.name] for s in (*self.cut.slow, *self.cut.fast) if self.types[s.name].kind == "map"}
         self.wide |= {s.name: self.types[s.name] for s in self.cut.slow}
@@ -116,22 +116,11 @@ class WindowWriter(WindowEnds):
             return f"{some}.new_full((B, {'1, ' * len(self.axes_in)}n_), {number(atom)!r})"
         return ops.align(self.body.text(atom), self.given(atom), Type("real", (), (*self.axes_in, TIME)))
 
-    def affine(self, name: str, vector, reads: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
+    def affine(self, name: str, vector: Vector, reads: dict[str, str]) -> None:
         """`name` as a sum of read-outs with factors and of what does not depend on the state."""
-        terms = []
-        shape = self.types[name].shape
-        for r, coefficient in vector.reads:
-            scale = number(coefficient)
-            text = reads[r]
-            if scale is None:
-                factor = ops.align(self.body.text(coefficient), self.given(coefficient), Type("real", shape, (*self.axes_in, TIME)))
-                text += f" * {factor}"
-            elif scale != 1.0:
-                text += f" * {scale!r}"
-            terms.append(text)
-        if vector.constant is not None:
-            terms.append(ops.align(self.body.text(vector.constant), self.given(vector.constant), Type("real", shape, (*self.axes_in, TIME))))
-        self.body.lines.append(f"{self.names.of(name)} = {' + '.join(terms)}")
+        wanted = Type("real", self.types[name].shape, (*self.axes_in, TIME))
+        text = affine_text(vector, reads.__getitem__, lambda a: ops.align(self.body.text(a), self.given(a), wanted))
+        self.body.lines.append(f"{self.names.of(name)} = {text}")
 
     def _scan(self, step: Recurrence, scan: Scan) -> None:
         state = self.types[scan.state]
@@ -201,8 +190,6 @@ class WindowWriter(WindowEnds):
         for output in step.outputs:
             self.affine(output, machine.vectors[output], found)
 
-    # --- the end of a window -----------------------------------------------------------------------
-
     # --- the whole -----------------------------------------------------------------------------------
 
     def _assemble(self) -> tuple[Function, list[str], list[str]]:
@@ -250,10 +237,7 @@ class WindowWriter(WindowEnds):
         start = {n: self.starts.get(n, self.names.of(f"last {n}")) for n in order}
         lines: list[str] = []
         given = dict(start)
-        waiting = [s for s in self.states.values() if s.reset is not None]
-        while waiting:
-            s = next(s for s in waiting if s.base not in {w.name for w in waiting})
-            waiting.remove(s)
+        for s in self.put_back():
             given[s.name] = self.names.of(f"given {s.name}")
             to = self.names.of(f"first {s.name}") if s.base is None else start[s.base]
             lines.append(f"{start[s.name]} = {to} if tick % {s.reset} == 0 else {given[s.name]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nldsl.check.reading import Reading
 from nldsl.core import Atom, Equation, Last, Num, Ref
 from nldsl.lower.affine import Factor, Operator, Read, Vector, Write
 from nldsl.lower.numbers import number
@@ -20,7 +21,8 @@ class Writer:
         self.plan, self.machine, self.transposed = plan, form.machine, form.transposed
         self.equations = {e.name: e for e in plan.unit.equations}
         self.where: dict[str, str] = {}
-        self.starts = {s.name: f"start({s.every}) {s.name.rpartition('.')[0]}" for s in plan.unit.states if s.sampled and s.name.endswith(f".start{s.every}")}
+        every = {s.name: s.every for s in plan.unit.states}
+        self.starts = {n: f"start({every[n]}) {whole}" for n, whole in Reading.of(plan.unit).starts.items()}
         used = {n.split(".")[0] for n in plan.types} | {name for name, _ in plan.unit.formals}
         self.free = iter([c for c in LETTERS if c not in used] + [f"c{n}" for n in range(99)])
 

@@ -145,7 +145,7 @@ def _span(step: Recurrence, name: str):  # type: ignore[no-untyped-def]
     return next((e.span for e in step.equations if e.name == name), step.equations[0].span)
 
 
-def held(windows: Windows, types: Mapping[str, Type], outside: set[str]) -> set[str]:
+def held(windows: Windows, outside: set[str]) -> set[str]:
     """Equations of `inside` that are the same at every tick of a window: computed from slow states and from what never changes.
 
     `outside` are names that do not change over time.

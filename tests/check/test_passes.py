@@ -214,3 +214,20 @@ def test_the_way_to_an_objective_through_a_block_is_named(codes):
     block = "block f(d) { in x : real[d]  param W : d -> d  out y = W(x) }"
     loss = "block b(d) { in x : real[d]  memory M : d -> d { minimize e by gd(0.1) }  h = f(last M(x))  e = sqnorm(h - x)  out y = h }"
     assert codes(f"{block}\n{loss}") == ["NL404"]
+
+
+def test_a_clock_is_no_fraction(codes):
+    text = "block b(d = 3) { in x : real[d]  memory M : real[d] %s { minimize 0.5 * sqnorm(M - x) %s by gd(0.1) %s }  out y = M }"
+    for clock, start, more in (("every {}", "", ""), ("", "at start({})", ""), ("", "", "reset every {}")):
+        said = [text % (clock.format(n), start.format(n), more.format(n)) for n in ("3 / 2", "4 / 2")]
+        assert [codes(t) for t in said] == [["NL301"] if not more else ["NL403"], []]
+
+
+def test_an_implicit_step_on_a_stream_ends(codes):
+    loss = "memory A : d -> d { minimize e by implicit(0.2) }  e = 0.5 * sqnorm(last A(x) - x)"
+    assert codes(f"block b(d) {{ in x : real[d]  {loss}  out y = A(x) }}") == []
+
+
+def test_what_has_no_derivative_is_said_by_check(codes):
+    picked = "memory M : 7 -> d { minimize -dot(M(i), t) by gd(0.1) }"
+    assert codes(f"block b(d) {{ in i : int[7]  in t : real[d]  {picked}  out y = M(i) }}") == ["NL601"]

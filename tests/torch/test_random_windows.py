@@ -132,6 +132,7 @@ COPIES = {
     "nor in a sample": "each h in n { memory B : real[d] every 2 { update x over last }  o = B + last B }",
     "nor anywhere": "each h in n { o = 2 * x }",
     "a bias with momentum": "each h in n { memory A : affine(d) = learned { minimize 0.5 * sqnorm(A(unit(x)) - x) at start(2) by momentum(0.2, sigmoid(mean(x))) }  o = last A(x) }",
+    "numbers": "each h in n { memory A : real { minimize 0.5 * sqnorm(A - mean(x)) by adam(lr = 0.1, eps = 0.1) }  o = A * x }",
     "a gain": "each h in n { memory A : gained(d) every 3 { minimize 0.5 * sqnorm(A(x) - x) over mean by gd(0.1) }  o = A(x) }",
     "a gain in chunks": "each h in n { memory A : gained(d) { minimize 0.5 * sqnorm(A(x) - x) at start(3) by adam(lr = 0.1, eps = 0.1) }  o = A(x) }",
     "drawn": "each h in n { memory A : mlp(d) = normal(0.3) { minimize 0.5 * sqnorm(A(x) - x) at start(3) by gd(0.1) }  o = A(x) }",

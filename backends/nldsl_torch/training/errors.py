@@ -190,13 +190,5 @@ def cannot_share(reason: str, expected: str | None = None) -> NlError:
     )
 
 
-def processes_unavailable(backend: str) -> NlError:
-    return _error(
-        "NL734",
-        f"several processes cannot share this training: this torch was built without {backend}",
-        help="train in one process, without torchrun",
-    )
-
-
 def nothing_to_train() -> NlError:
     return _error("NL718", "the model has no parameters to train", help="declare a `param` or a learned memory")

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import cannot_share, processes_unavailable
+from .errors import cannot_share
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def joined(device: str) -> Iterator[Ranks]:
     if cuda and torch.device(device).index is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if not dist.is_available() or not (dist.is_nccl_available() if cuda else dist.is_gloo_available()):
-        raise processes_unavailable("nccl" if cuda else "gloo")
+        raise cannot_share(f"this torch was built without {'nccl' if cuda else 'gloo'}")
     if cuda:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo")
