@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from nldsl.core import Input, State, Type, Unit
+from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
 from nldsl.source import Span
 from nldsl_interpreter import Interpreter
 from nldsl_interpreter.values import sizes as tensor_shape
+from nldsl_torch import runtime
 from nldsl_torch.build import build_source, load_module
 from nldsl_torch.build import classes as classes_of
 from nldsl_torch.build import module as build_module
@@ -57,7 +59,12 @@ class Subject:
     @cached_property
     def lowerings(self) -> dict[str, Any]:
         """The schedules to compare, by name."""
-        return {"chosen": None, "standalone": None, **({"compiled": None} if self.compile else {})}
+        chunks = any(form.machine is not None for plan in self.plans for form in plan.forms.values())
+        return {"chosen": None, "standalone": None, **({"stretches": None} if chunks else {}), **({"compiled": None} if self.compile else {})}
+
+    @property
+    def plans(self) -> Iterator[Plan]:
+        return (plan(unit, dict(self.elaborated.types[key])) for key, unit in self.elaborated.units.items())
 
     def module(self, lowering: str = "chosen", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """The block by one lowering; modules are kept."""
@@ -68,6 +75,10 @@ class Subject:
     def _build(self, lowering: str) -> torch.nn.Module:
         if lowering == "standalone":
             return classes_of(load_module(build_source(*self.elaborated.parts), self.elaborated.key))[-1]()
+        if lowering == "stretches":
+            made = load_module(build_source(*self.elaborated.parts, standalone=False), f"{self.elaborated.key} stretches")
+            vars(made)["segments"] = partial(runtime.segments, ticks=1)  # a stretch is one chunk, as it is of many numbers
+            return classes_of(made)[-1]()
         if lowering == "compiled":
             return build_module(*self.elaborated.parts, compile=True)
         return build_module(*self.elaborated.parts)
