@@ -81,9 +81,9 @@ def _sum(value: object) -> str:
 def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     form = found.forms[step.states[0]]
     reading = Reading.of(found.unit)
-    names = [s for s in step.states if s not in reading.starts and s not in reading.paced]
+    names = [s for s in step.states if s not in reading.starts and s not in reading.paced and s not in found.same]
     if not names:
-        return []  # copies at the starts of windows alone: said with what is left open
+        return []  # copies at the starts of windows, said with what is left open, or for later reads
     lines = [f"  memory {', '.join(names)} : {found.types[names[0]]}"]
     text = machine_text(found, form) if form.machine is not None else window_text(found, form) if form.windows is not None else []
     lines += [f"    {'update' if n == 0 else '      '}  {line}" for n, line in enumerate(text)]
@@ -97,6 +97,9 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
         lines += [f"            inside one, {', '.join(names)}: {kind}" for kind, names in inside.items() if names]
     if form.name == "solve":
         lines.append(f"    why     {form.why}")
+    rounds = 1 + list(found.same.values()).count(names[0])
+    if rounds > 1:
+        lines.append(f"    rounds  {rounds}: it is read at places that were read from it; each round costs about the same")
     if form.transposed:
         lines.append("            (on the transposed state: the side that depends on it is the key side)")
     chunked = chunk_flops(found, step, form)
@@ -123,7 +126,7 @@ def _defaults(found: Plan) -> list[str]:
     for state in found.unit.states:
         if state.name in reading.starts:
             out.append(f"{state.name}: the state of {reading.starts[state.name]} when the window of {state.every} ticks began")
-        elif state.name not in reading.paced:
+        elif state.name not in reading.paced and state.name not in found.same:
             out += _state_defaults(state)
     plain = [p.name for p in found.unit.params if p.default_init]
     if plain:

@@ -105,7 +105,7 @@ class ClassWriter(StepWriter):
         ]
         if self.ticks:
             lines.append('            ":tick": torch.zeros((), dtype=torch.int64, device=z.device),')
-        for s in self.unit.states:
+        for s in (s for s in self.unit.states if s.name not in self.plan.same):
             lines.append(f'            "{s.name}": {self._first(s.name)},')
         for key, text in self.carried.items():
             lines.append(f'            "{key}": {text},')

@@ -26,6 +26,7 @@ from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
 from nldsl.lower.share import share_equal
+from nldsl.lower.stagger import stagger
 from nldsl.lower.windows import Windows, cut
 
 
@@ -66,12 +67,16 @@ class Form:
 
 @dataclass(frozen=True)
 class Plan:
-    """A unit ready to be emitted; `forms` belong to its recurrences, by their first state."""
+    """A unit ready to be emitted; `forms` belong to its recurrences, by their first state.
+
+    `same` names, of each state that is a copy for later reads, the state it is a copy of: both have one value in a state dict.
+    """
 
     unit: Unit
     types: dict[str, Type]
     steps: tuple[Step, ...]
     forms: dict[str, Form]
+    same: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(unit: Unit, types: dict[str, Type]) -> Plan:
@@ -83,7 +88,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     unit, types = explicit(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
-    unit = prune(unit)
+    unit, types, same = stagger(prune(unit), types, _parallel)
     work = Rewriter(unit, types)
     states = {s.name: s for s in unit.states}
     forms: dict[str, Form] = {}
@@ -99,8 +104,13 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     steps = schedule(unit, types, needs)
     for step in steps:
         if isinstance(step, Recurrence) and forms[step.states[0]].windows is not None:
-            forms[step.states[0]] = _inside(unit, types, step, states, forms[step.states[0]].forms)
-    return Plan(unit, types, steps, forms)
+            forms[step.states[0]] = _inside(unit, types, step, states, forms[step.states[0]])
+    return Plan(unit, types, steps, forms, same)
+
+
+def _parallel(unit: Unit, types: dict[str, Type], step: Recurrence) -> bool:
+    """Whether a recurrence would be no loop."""
+    return choose(Rewriter(unit, types), step, {s.name: s for s in unit.states}).name != "loop"
 
 
 def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
@@ -139,7 +149,9 @@ def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> F
     """
     windows = cut(step, states, work.types)
     work.types |= {total: work.types[fold] for fold, total in windows.sums.items()}
-    unit = windows.unit(work.unit, work.types)
+    around, _ = work.finish()  # ranges of factors are known from the equations around the window
+    unit, types, _ = stagger(windows.unit(work.unit, work.types), work.types, lambda made, types, s: _parallel(replace(around, states=made.states), types, s))
+    work.types |= types
     fast = {s.name: s for s in unit.states}
     forms: dict[str, Form] = {}
     for inner in schedule(unit, work.types):
@@ -150,16 +162,19 @@ def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> F
     return Form("windows", "", windows=windows, forms=forms)
 
 
-def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], forms: Mapping[str, Form]) -> Form:
+def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], found: Form) -> Form:
     """The form of a recurrence in windows, with all streams that its inner forms read."""
+    forms = found.forms
     windows = cut(step, states, types, {n for form in forms.values() for n in machine_inputs(form)})
-    inner = windows.unit(unit, types)
+    inner, more, copies = stagger(windows.unit(unit, types), types, lambda made, types, s: forms.keys() >= set(s.states[:1]))
+    types |= more
+    windows = replace(windows, inside=inner.equations, copies=copies)
     needs = {}
     for form in forms.values():
         members = {n for m in (form.machine, form.scan) if m is not None for n in ([m.state] if isinstance(m, Scan) else m.states)}
         first = next(e.name for e in inner.equations if e.name in members)
         needs[first] = machine_inputs(form)
-    return Form("windows", "", windows=windows, steps=schedule(inner, types, needs), forms=forms)
+    return replace(found, windows=windows, steps=schedule(inner, types, needs))
 
 
 def _copies_fit(work: Rewriter, step: Recurrence) -> None:
