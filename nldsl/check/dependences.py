@@ -152,12 +152,13 @@ def _instances(part: Part, units: Mapping[str, Unit]) -> Iterator[Read]:
 
 
 def _point(part: Part, equation: Equation) -> Ref | None:
-    """Where an implicit step takes its gradient: at the memory it trains, or a step on the way there, which is computed from it."""
+    """Where an implicit step takes its gradient: at a memory, or on the way to the one it trains, computed from this very gradient."""
     point = equation.args[0] if equation.op == "grad" else None
     if not isinstance(point, Ref) or equation.name not in part.reading.ancestors(point.name):
         return None
-    stepped = any(_is_step(memory, point.name) for memory in part.unit.memories)
-    return point if point.name in part.reading.states or stepped else None
+    memories = part.unit.memories
+    steps = (_is_step(memory, point.name) for memory in memories if memory.state == equation.attr("memory"))
+    return point if any(memory.state == point.name for memory in memories) or any(steps) else None
 
 
 def _is_step(memory: Memory, name: str) -> bool:
