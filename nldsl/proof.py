@@ -65,8 +65,8 @@ class Proof:
             earlier ones. Empty where it does not hold.
         implicit: the gradients of implicit steps, which are solved together with the state they lead to.
         lags: for each output and input of the block, the shortest time in ticks from a value of the input to one of the output it
-            can matter to; None where there is none. A lower bound: where three clocks or more that share no period follow each
-            other, no tick may attain it. Empty where the proof does not hold.
+            can matter to; None where there is none. A lower bound: no tick may attain it where values pass through three clocks
+            or more, or where all of them are forgotten at a reset. Empty where the proof does not hold.
         staleness: for each memory with a period, how many ticks old its last write is at most when it is read with `last`; the
             state after the tick is one tick younger.
         reads: how many there are.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 SPECS = {
     "plain": "block b(d) { in x : real[d]  memory S : d -> d { minimize -dot(S(x), x) by gd(1) }  out y = S(x) }",
     "offset": "block b(d) { in x : real[d]  memory m : real[d] every 4 offset 1 { minimize -dot(m, x) over mean by gd(1) }  out y = m }",
-    "window": "block b(d) { in x : real[d]  k = unit(x)  memory M : d -> d = learned { minimize -dot(M(k), x) at start(4) by "
+    "window": "block b(d) { in x : real[d]  k = unit(x)  memory M : d -> d = learned { minimize 0.5 * sqnorm(M(k) - x) at start(4) by "
     "titans(theta = 0.1, eta = 0.9, alpha = 0.1) }  out y = M(k)  out z = start(2) M(k) }",
     "reset": "block b(d) { in x : real[d]  memory m : real[d] every 3 { update last m + x over last  reset every 6 }  out y = last m }",
     "nested": "block b(d) { in x : real[d]  k = unit(x)  memory F : d -> d every 2 { minimize -dot(F(k), x) by gd(0.5)  reset every 4 to G } "
@@ -20,7 +20,7 @@ SPECS = {
     "block b(d) { in x : real[d]  memory A : store(d -> d, window = 2) { key x  value x }  out y = pair(A(x)) }",
     "two clocks": "block b(d) { in x : real[d]  memory a : real[d] every 4 offset 1 { update 0.5 * last a + x over last } "
     "memory b : real[d] every 4 offset 3 { update 0.5 * last b + a over last }  out y = b  out z = 2 * x }",
-    "delays": "block b(d) { in x, u : real[d]  memory m : real[d] { update 0.5 * last m + delay(x, 3) }  out y = last m + conv(delay(u, 2), 2) }",
+    "delays": "block b(d) { in x, u : real[d]  memory m : real[d] = 1 { update 0.5 * last m + delay(x, 3) }  out y = last m + conv(delay(u, 2), 2) }",
 }
 
 
@@ -44,5 +44,6 @@ def programs(draw) -> str:
                                      f"minimize 0.5 * sqnorm(m{n} - {source}) over mean by gd(0.1)"]))  # fmt: skip
         first = "" if " to " in reset else f"= {0.3 + 0.2 * n:.1f} "
         lines.append(f"  memory m{n} : real[d] {first}{clock} {{ {step}  {reset} }}")
-    read = draw(st.sampled_from(["", "last ", "start(3) "]))
-    return "\n".join(["block b(d) {", "  in x : real[d]", *lines, f"  out y = {read}m{count - 1}", "}"])
+    # Every memory is read: a module keeps no others.
+    read = " + ".join(f"{draw(st.sampled_from(['', 'last ', 'start(3) ']))}m{n}" for n in reversed(range(count)))
+    return "\n".join(["block b(d) {", "  in x : real[d]", *lines, f"  out y = {read}", "}"])
