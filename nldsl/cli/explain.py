@@ -76,7 +76,11 @@ def _schedule(program: Program, block: str | None, rule: str | None, sizes: tupl
     if output is not None:
         emit(timeline_svg(found, *words), output)
         return
-    click.echo("\n".join([timeline_text(found, *words), *prove(elaborated).text(words[1])]))
+    proof = prove(elaborated)
+    click.echo(timeline_text(found, *words))
+    if not proof.holds:
+        raise NlError(*proof.violations)
+    click.echo("\n".join(proof.text(words[1])))
 
 
 def page(code: str) -> str:
