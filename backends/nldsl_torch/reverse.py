@@ -61,7 +61,9 @@ def taped(fn, *args):
 
     def pull(grads):
         pairs = [(o, g) for o, g in zip(outs, grads if several else (grads,)) if g is not None and o.requires_grad]
-        return torch.autograd.grad([o for o, _ in pairs], given, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
+        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # whether the pass that asks may come again
+        wanted = [g for _, g in pairs]
+        return torch.autograd.grad([o for o, _ in pairs], given, wanted, retain_graph=kept, allow_unused=True, materialize_grads=True)
 
     return tuple(o.detach() for o in outs) if several else outs[0].detach(), pull
 
