@@ -15,7 +15,9 @@ from torch import Tensor
 from nldsl.core import Input, State, Type, Unit
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
+from nldsl.proof import Proof, prove
 from nldsl.source import Span
+from nldsl.timeline import Timeline, timeline
 from nldsl_interpreter import Interpreter
 from nldsl_interpreter.values import sizes as tensor_shape
 from nldsl_torch.build import build_source, load_module
@@ -77,6 +79,14 @@ class Subject:
         module = copy.deepcopy(self.module(lowering, dtype))
         module.load_state_dict(params)
         return module
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        return timeline(self.elaborated)
+
+    @cached_property
+    def proof(self) -> Proof:
+        return prove(self.elaborated)
 
     # --- names -------------------------------------------------------------------------------------
 
