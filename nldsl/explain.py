@@ -95,6 +95,8 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
             members = inner.machine.states if inner.machine is not None else (name,)
             inside.setdefault(inner.name, []).extend(s for s in members if s not in form.windows.sums.values())
         lines += [f"            inside one, {', '.join(names)}: {kind}" for kind, names in inside.items() if names]
+    asked = [str(a) for a in found.unit.schedule.asks if a.value != "loop" and any(map(a.means, names))]
+    lines += [f"    asked   {', '.join(asked)}"] if asked and form.name != "loop" else []
     if form.name == "solve":
         lines.append(f"    why     {form.why}")
     if form.transposed:

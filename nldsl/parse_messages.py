@@ -18,10 +18,12 @@ _GROUPS = (
     ({"REAL", "INT"}, {"REAL", "INT", "BOOL", "STORE", "LIKE", "NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR",
                        "LSQB", "LAST", "START"}, "a type"),
     ({"NUMBER"}, {"NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR", "LSQB", "LAST", "START"}, "an expression"),
-    ({"PARAM"}, {"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT", "UPDATE", "MINIMIZE", "NAME"}, "a statement"),
+    ({"PARAM"}, {"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT", "UPDATE", "MINIMIZE", "SCHEDULE", "NAME"},
+     "a statement"),
     ({"KEY"}, {"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES"},
      "a clause (key, value, minimize, update, reset or writes)"),
-    ({"BLOCK"}, {"IMPORT", "CONST", "BLOCK", "RULE", "TRAIN", END}, "an item (import, const, block, rule or train)"),
+    ({"BLOCK"}, {"IMPORT", "CONST", "BLOCK", "RULE", "SCHEDULE", "TRAIN", END},
+     "an item (import, const, block, rule, schedule or train)"),
 )  # fmt: skip
 
 _CLAUSES = frozenset({"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES"})
