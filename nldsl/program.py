@@ -14,9 +14,8 @@ from nldsl.check.shapes import Types
 from nldsl.core import Rule, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
-from nldsl.elaborate.schedules import read_schedules
+from nldsl.elaborate.schedules import schedules_of, without_schedules
 from nldsl.elaborate.scope import Constant, Scope
-from nldsl.parse import parse
 from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct
 from nldsl.rules import rule_of, rules_of
 from nldsl.schedules import Schedule
@@ -89,6 +88,11 @@ class Program:
     @property
     def trains(self) -> dict[str, tree.Train]:
         return self._items(tree.Train)
+
+    @property
+    def meaning(self) -> str:
+        """The text without its schedules, which decide nothing about numbers."""
+        return without_schedules(self.checked.file)
 
     @property
     def top(self) -> Scope:
@@ -202,22 +206,10 @@ class Program:
         """
         elaborated = self.elaborate(block, {**(sizes or {}), **more})
         if schedule is not None:
-            asked = {block: schedule} if isinstance(schedule, str) else schedule
-            elaborated = elaborated.scheduled({**self.top.schedules, **self.schedules(asked)})
+            texts = {block: schedule} if isinstance(schedule, str) else schedule
+            asked = schedules_of({self.block(name): text for name, text in texts.items()}, self.top)
+            elaborated = elaborated.scheduled({**self.top.schedules, **asked})
         return backend("nldsl_torch").module(*elaborated.parts, dtype=dtype, device=device, compile=compile)
-
-    def schedules(self, texts: Mapping[str, str]) -> dict[str, Schedule]:
-        """The schedules of blocks of the file, from what stands between their braces.
-
-        Raises:
-            NlError: a text is none.
-        """
-        text = "\n".join(f"schedule {self.block(name).name} {{\n{lines}\n}}" for name, lines in texts.items())
-        file, unread = parse(Source("<schedule>", text))
-        found, wrong = read_schedules((*map(self.block, self.blocks), *file.items), self.top)
-        if unread or wrong:
-            raise NlError(*unread, *wrong)
-        return found
 
     def interpreter(self, block: str, sizes: Mapping[str, Any] | None = None, /, **more: Any) -> Any:
         """The block run tick by tick: the meaning of the language."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -39,9 +40,14 @@ class Ask:
     def where(self) -> str:
         return "by schedule" + (f" ({self.span.where})" if self.span is not None else "")
 
+    @property
+    def spelled(self) -> str:
+        """The memory as a text names it: `F[4]`."""
+        return re.sub(r"\.(\d+)", r"[\1]", self.memory)
+
     def __str__(self) -> str:
         how = {"form": f"by {self.value}", "chunk": f"chunk = {self.value}"}.get(self.word, self.word)
-        return f"{self.memory} {how}"
+        return f"{self.spelled} {how}"
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,9 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
-def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None, again=None):
+def windows(
+    run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None, again=None
+):
     """Window after window of `ticks` ticks; windows end after ticks phase, phase + ticks, ... counted from the first of all.
 
     A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(tick, n, *streams, *fixed,
@@ -224,7 +226,8 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
     sizes += [rest] if (rest := T - sum(sizes)) else []
     parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
     fn, taken, held, read = late or (None, (), (), ())
-    feeds, values = [(streams[i], dims[0][i]) for i in given], [()] * len(sizes)
+    feeds = [(streams[i], dims[0][i]) for i in given]
+    values: list[tuple[Tensor, ...]] = [()] * len(sizes)
     if again is not None:
         values = list(zip(*(x.split(sizes, dim) for x, dim in feeds))) or values
         run, fn = again(_with_ahead(run, ahead, len(given)), 2), fn and again(fn, 1)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nldsl import tree
-from nldsl.diagnostics import Diagnostic, Label, did_you_mean
+from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.constants import constant
-from nldsl.elaborate.scope import Constant, Scope
+from nldsl.elaborate.scope import Scope
+from nldsl.parse import parse
 from nldsl.schedules import FORMS, Ask, Schedule
-from nldsl.source import Span
+from nldsl.source import Source, Span
 
 MOST = 1 << 16  # ticks a chunk
 
@@ -22,7 +23,7 @@ def read_schedules(items: Sequence[tree.Item], scope: Scope) -> tuple[dict[str, 
     diagnostics: list[Diagnostic] = []
     blocks = [item.name for item in items if isinstance(item, tree.Block)]
     for item in (i for i in items if isinstance(i, tree.Schedule)):
-        name = Span(item.span.source, *_name(item))
+        name = _name(item)
         if item.name not in blocks:
             near = did_you_mean(item.name, blocks)
             diagnostics.append(
@@ -30,7 +31,7 @@ def read_schedules(items: Sequence[tree.Item], scope: Scope) -> tuple[dict[str, 
                            help=f"did you mean `{near}`?" if near else None))  # fmt: skip
         elif item.name in first:
             diagnostics.append(
-                Diagnostic("NL102", f"the block `{item.name}` has two schedules", (Label(name), Label(Span(item.span.source, *_name(first[item.name])), "the first")),
+                Diagnostic("NL102", f"the block `{item.name}` has two schedules", (Label(name), Label(_name(first[item.name]), "the first")),
                            expected="one schedule a block", found="a second one"))  # fmt: skip
         else:
             first[item.name] = item
@@ -39,10 +40,32 @@ def read_schedules(items: Sequence[tree.Item], scope: Scope) -> tuple[dict[str, 
     return found, diagnostics
 
 
-def _name(item: tree.Schedule) -> tuple[int, int]:
+def schedules_of(texts: Mapping[tree.Block, str], scope: Scope) -> dict[str, Schedule]:
+    """The schedules of blocks from what stands between their braces.
+
+    Raises:
+        NlError: a text is none.
+    """
+    text = "\n".join(f"schedule {block.name} {{\n{lines}\n}}" for block, lines in texts.items())
+    file, unread = parse(Source("<schedule>", text))
+    found, wrong = read_schedules((*texts, *file.items), scope)
+    if unread or wrong:
+        raise NlError(*unread, *wrong)
+    return found
+
+
+def without_schedules(file: tree.File) -> str:
+    """The text of a file without its schedules, and without the white space before them."""
+    text, at = "", 0
+    for item in (i for i in file.items if isinstance(i, tree.Schedule)):
+        text, at = text + file.span.text[at : item.span.start].rstrip(), item.span.end
+    return text + file.span.text[at:]
+
+
+def _name(item: tree.Schedule) -> Span:
     """Where the name of the block stands."""
     at = item.span.source.text.index(item.name, item.span.start + len("schedule"))
-    return at, at + len(item.name)
+    return Span(item.span.source, at, at + len(item.name))
 
 
 def read_schedule(item: tree.Schedule, scope: Scope) -> tuple[Schedule, list[Diagnostic]]:

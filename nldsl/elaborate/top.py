@@ -96,6 +96,5 @@ def top_scope(file: tree.File, parent: Scope | None) -> tuple[Scope, list[Diagno
                     diagnostics.append(
                         Diagnostic("NL119", f"there is no module `{path}`", (Label(item.span),), expected="std",
                                    help="import std"))  # fmt: skip
-    scope.schedules, wrong = read_schedules(file.items, scope)
-    diagnostics += wrong
-    return scope, diagnostics
+    scope.schedules, misread = read_schedules(file.items, scope)
+    return scope, [*diagnostics, *misread]

@@ -12,6 +12,7 @@ from nldsl.schedules import Ask
 if TYPE_CHECKING:
     from nldsl.lower.plan import Form
 
+HELP = "leave it to the compiler: `nldsl explain` says what it takes"
 Run = tuple[Sequence[str], "Form"]  # a recurrence: its states, and how it runs
 
 
@@ -24,11 +25,12 @@ def in_vain(unit: Unit, types: Mapping[str, Type], runs: Sequence[Run]) -> list[
         if missing is not None:
             known, near = missing
             found.append(
-                Diagnostic("NL611", f"the block `{unit.block}` has no memory `{ask.memory}`", place, expected=", ".join(f"`{n}`" for n in known) or "none: the block has no memory",
-                           found=f"`{ask.memory}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
+                Diagnostic("NL611", f"the block `{unit.block}` has no memory `{ask.spelled}`", place,
+                           expected=", ".join(f"`{n}`" for n in known) or "none: the block has no memory",
+                           found=f"`{ask.spelled}`", help=f"did you mean `{near}`?" if near else None))  # fmt: skip
         elif (why := _refusal(unit, types, ask, [r for r in runs if any(map(ask.means, r[0]))])) is not None:
             what = {"form": f"run by `{ask.value}`", "chunk": "run in chunks", "recompute": "compute windows again"}[ask.word]
-            found.append(Diagnostic("NL612", f"`{ask.memory}` cannot {what}: {why}", place, help="leave it to the compiler: `nldsl explain` says what it takes"))
+            found.append(Diagnostic("NL612", f"`{ask.spelled}` cannot {what}: {why}", place, help=HELP))
     return found
 
 
@@ -61,14 +63,15 @@ def _refusal(unit: Unit, types: Mapping[str, Type], ask: Ask, runs: Sequence[Run
 
 
 def _parts(ask: Ask, run: Run) -> Iterator[Run]:
-    """The recurrences in which a memory changes from tick to tick: inside windows where it runs in such."""
-    states, form = run
+    """The recurrences in which a memory changes from tick to tick: inside windows where it runs in such. A sum of
+    gradients over a window is none."""
+    form = run[1]
     if form.windows is None:
         yield run
         return
     for first, inner in form.forms.items():
         names = inner.machine.states if inner.machine is not None else (first,)
-        if any(map(ask.means, names)):
+        if any(ask.means(n) for n in names if n not in form.windows.sums.values()):
             yield names, inner
 
 

@@ -74,7 +74,7 @@ def train_spec(
     def build() -> nn.Module:
         return module(*elaborated.parts, compile=compile)
 
-    text = program.source.text + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
+    text = program.meaning + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
     return TrainSpec(
         training.name, text, program.source.name, build, folder, objective=objective(program, training), wiring=training.wiring,
         optimizer=routed(program, training.routes), device=device, **settings,
