@@ -55,11 +55,12 @@ def schedules_of(texts: Mapping[tree.Block, str], scope: Scope) -> dict[str, Sch
 
 
 def without_schedules(file: tree.File) -> str:
-    """The text of a file without its schedules, and without the white space before them."""
+    """The text of a file without its schedules, and without the white space before them, or behind one at the beginning."""
     text, at = "", 0
     for item in (i for i in file.items if isinstance(i, tree.Schedule)):
         text, at = text + file.span.text[at : item.span.start].rstrip(), item.span.end
-    return text + file.span.text[at:]
+    rest = file.span.text[at:]
+    return text + rest if text or not at else rest.lstrip()
 
 
 def _name(item: tree.Schedule) -> Span:
