@@ -162,6 +162,9 @@ def repaired(where: Where, repair: Any) -> Diagnostic:
     token, words = where.token, repair.words
     if where.index in where.scanned.strays and repair.skip and token.kind in CLOSERS:
         return _stray(where, words)
+    if token.kind == "BY" and any(isinstance(value, Token) and value.kind == "SCHEDULE" for value in where.stack.values):
+        message = f"a `,` joins what is asked of one memory, and {found(where.previous or token)} is another"
+        return _make(where, "NL001", message, where.span(where.previous or token), "leave out the `,` before it")
     if repair.pop:
         return _reserved(where, where.top)
     if words == ("NAME",):

@@ -100,6 +100,7 @@ BAD = [
     ("schedule b S by loop }", "NL009", "1:12", "`{` is missing"),
     ("schedule b { S by }", "NL009", "1:19", "a name is missing after `by`"),
     ("schedule b { S by loop, }", "NL009", "1:25", "a name is missing after `,`"),
+    ("schedule b { S by solve, T by loop }", "NL001", "1:26", "leave out the `,`"),
     ("schedule b { in x : real }", "NL001", "1:14", "`*`"),
     ("schedule b { S by loop\nblock f { x = 3 }", "NL006", "2:1", "missing before `block`"),
     ("shedule b { S by loop }", "NL001", "1:1", "did you mean `schedule`?"),
