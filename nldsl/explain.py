@@ -11,7 +11,7 @@ from nldsl.core import State
 from nldsl.dims import Dim
 from nldsl.lower.cost import attention, chunk_flops, decoding_flops, map_flops, state_bytes, tick_flops
 from nldsl.lower.equation import machine_text, window_text
-from nldsl.lower.plan import Plan, plan
+from nldsl.lower.plan import Form, Plan, plan
 from nldsl.lower.schedule import Recurrence
 from nldsl.pipeline import block_parameters
 from nldsl.program import Elaborated, Program
@@ -95,6 +95,7 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
             members = inner.machine.states if inner.machine is not None else (name,)
             inside.setdefault(inner.name, []).extend(s for s in members if s not in form.windows.sums.values())
         lines += [f"            inside one, {', '.join(names)}: {kind}" for kind, names in inside.items() if names]
+    lines += [f"    asked   {', '.join(asked)}"] if (asked := _asked(found, names, form)) else []
     if form.name == "solve":
         lines.append(f"    why     {form.why}")
     rounds = 1 + list(found.same.values()).count(names[0])
@@ -108,6 +109,12 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     if chunked is not None:
         lines.append(f"            about {_sum(chunked)} in chunks of {form.chunk}")
     return lines
+
+
+def _asked(found: Plan, names: list[str], form: Form) -> list[str]:
+    """What the schedule asks of a recurrence and is done; a loop says so itself."""
+    done = {"form": form.name != "loop", "chunk": any(f.chunked for f in (form, *form.forms.values())), "recompute": form.recompute}
+    return [str(ask) for word, is_done in done.items() if is_done and (ask := found.unit.schedule.asked(word, names)) is not None]
 
 
 def _stores(found: Plan) -> list[str]:

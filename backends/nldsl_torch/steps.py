@@ -229,6 +229,7 @@ class StepWriter:
             taken, unchanging, read = writer.late_reads
             numbers = [window.streams.index(n) for n in taken], [keys.index(n) for n in read]
             call += f", late=({prefix}_late, {numbers[0]!r}, [{', '.join(map(self.local, unchanging))}], {numbers[1]!r})"
+        call += ", again=again" if writer.form.recompute else ""
         say(f"    ({''.join(o + ', ' for o in outs)}), ({targets},) = windows({call})")
         for n, o in zip(outputs, outs, strict=True):
             if depth[n]:

@@ -71,7 +71,7 @@ class WindowWriter(WindowEnds):
         self.body.note(next((e.span for e in step.equations), self.step.equations[0].span))
         if form.scan is not None:
             self._scan(step, form.scan)
-        elif form.name == "closed" and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
+        elif form.name == "closed" and not form.chunked and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
             WindowKernels(form, self._vector, self._scalar, "", [], window=self).closed(step.outputs)
         else:
             self._chunks(step, form)
