@@ -16,7 +16,9 @@ from nldsl.core import Input, State, Type, Unit
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
+from nldsl.proof import Proof, prove
 from nldsl.source import Span
+from nldsl.timeline import Timeline, timeline
 from nldsl_interpreter import Interpreter
 from nldsl_interpreter.values import sizes as tensor_shape
 from nldsl_torch import runtime
@@ -88,6 +90,14 @@ class Subject:
         module = copy.deepcopy(self.module(lowering, dtype))
         module.load_state_dict(params)
         return module
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        return timeline(self.elaborated)
+
+    @cached_property
+    def proof(self) -> Proof:
+        return prove(self.elaborated)
 
     # --- names -------------------------------------------------------------------------------------
 

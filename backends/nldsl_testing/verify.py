@@ -158,7 +158,7 @@ def _rule(
     asked: list[RuleProperty] = [p for p in RULE_PROPERTIES if only is None or p.name in only]
     clock = Clock(budget.seconds, sum(p.examples for p in asked))
     for item in asked:
-        why, count = subject.unasked or item.applies(subject), max(1, round(budget.examples * item.examples))
+        why, count = item.applies(subject), max(1, round(budget.examples * item.examples))
         outcome = Outcome(rule, subject.where, item.name, item.says, 0, 0.0, skipped=why)
         if why is not None:
             yield outcome

@@ -51,7 +51,7 @@ def test_every_example_holds_by_default(file):
     assert not [o for o in verify(nldsl.load(file), seed=torch.seed() % 2**16) if o.failure is not None]
 
 
-@pytest.mark.parametrize("rule", ["adamw", "sgd", "m3", "soap", "muon", "adafactor", "deep_momentum"])
+@pytest.mark.parametrize("rule", ["adamw", "sgd", "m3", "soap", "muon", "adafactor", "deep_momentum", "delta_gradient_descent"])
 def test_rules_hold(rule):
     found = list(verify(library_program(), rule=rule, budget=Budget(examples=8, seconds=8)))
     assert [o.property for o in found] == [p.name for p in optimizers.RULE_PROPERTIES]
