@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -134,6 +135,16 @@ def row(fault: Fault, verdict: Verdict) -> str:
     return f"{fault.name:<42} {fault.file:<42} {verdict.by}  ({verdict.seconds:.0f} s)"
 
 
+def by_kind(faults: Sequence[Fault], verdicts: Sequence[Verdict]) -> list[str]:
+    """A table: the kinds of faults, how many there are, and the properties that fail, the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for fault, verdict in zip(faults, verdicts):
+        found.setdefault(fault.kind, []).extend(verdict.failing or ["survives"])
+    count = Counter(f.kind for f in faults)
+    return ["| kind | faults | found by |", "|---|---|---|",
+            *(f"| {kind} | {count[kind]} | {', '.join(f'`{name}`' for name, _ in Counter(names).most_common())} |" for kind, names in sorted(found.items()))]  # fmt: skip
+
+
 class Bench:
     """Copies of the compiler, and a worker for each."""
 
@@ -172,7 +183,7 @@ def main(*arguments: str) -> int:
             return 1
         print(f"{len(faults)} faults", flush=True)
         verdicts = bench.each(lambda copy, f: trial(copy, f, whole=whole), faults, row)
-    print("", *(row(f, v) for f, v in zip(faults, verdicts)), "", sep="\n")
+    print("", *(row(f, v) for f, v in zip(faults, verdicts)), "", *by_kind(faults, verdicts), "", sep="\n")
     survivors = [f.name for f, v in zip(faults, verdicts) if not v.killed]
     killed = len(faults) - len(survivors)
     print(f"kill rate: {killed} of {len(faults)}, {100 * killed / len(faults):.0f} %" + (f"; survivors: {', '.join(survivors)}" if survivors else ""))
