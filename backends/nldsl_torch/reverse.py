@@ -50,20 +50,25 @@ def reversible(back, numbers: int):
 
 
 def taped(fn, *args):
-    """fn(*args), and what takes gradients of that back to the arguments."""
+    """fn(*args), and what takes gradients of that back to the arguments; its tape serves once, and is made again for each later use."""
     if torch.is_grad_enabled():
         return fn(*args), None
-    with torch.enable_grad():
-        given = [x.detach().requires_grad_() for x in args]
-        outs = fn(*given)
-        several = not isinstance(outs, Tensor)
-        outs = tuple(outs) if several else (outs,)
+    given = [x.detach().requires_grad_() for x in args]
+
+    def tape():
+        with torch.enable_grad():
+            return fn(*given)
+
+    outs = tape()
+    several = not isinstance(outs, Tensor)
+    tapes = [outs]
 
     def pull(grads):
-        pairs = [(o, g) for o, g in zip(outs, grads if several else (grads,)) if g is not None and o.requires_grad]
+        made = tapes.pop() if tapes else tape()
+        pairs = [(o, g) for o, g in zip(made if several else (made,), grads if several else (grads,)) if g is not None and o.requires_grad]
         return torch.autograd.grad([o for o, _ in pairs], given, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
 
-    return tuple(o.detach() for o in outs) if several else outs[0].detach(), pull
+    return tuple(o.detach() for o in outs) if several else outs.detach(), pull
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> Tensor:
