@@ -215,7 +215,15 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
 
     `late` is a tuple (function, streams, fixed values, states), the streams and states by number: `function(n, *streams, *fixed,
     *states) -> outputs` is what reads states after their step, so its windows begin one tick before theirs.
+
+    With states in half precision everything is raised to float32 here, once, and what comes out is rounded once.
     """
+    dtype = next(s.dtype for s in states if s.is_floating_point())
+    if dtype in (torch.half, torch.bfloat16):
+        streams, fixed, states, first, held = (_in(torch.float32, xs) for xs in (streams, fixed, states, first, late[2] if late else ()))
+        late = (late[0], late[1], held, late[3]) if late else None
+        outs, states = windows(run, streams, dims, fixed, states, T, ticks, phase, start, first, taken, ahead, given, late)
+        return tuple(_in(dtype, outs)), tuple(_in(dtype, states))
     before = int(start)
     sizes = [min(T, ticks - (before - phase) % ticks)]
     sizes += [ticks] * ((T - sizes[0]) // ticks)
@@ -236,6 +244,10 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
             states = out[len(out) - len(states) :]
             before += sizes[w]
     return tuple(torch.cat(o, dim) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
+
+
+def _in(dtype: torch.dtype, xs) -> list[Tensor]:
+    return [x.to(dtype) if x.is_floating_point() else x for x in xs]
 
 
 def _ahead(ahead, streams, dims, sizes: list[int], ticks: int) -> list[tuple[Tensor, ...]]:

@@ -25,3 +25,24 @@ def test_a_kept_graph_serves_twice(program):
     leaves = [x, *c.module.parameters()]
     first, second, third = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(3))
     assert all(torch.equal(a, b) and torch.equal(a, d) for a, b, d in zip(first, second, third, strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in ZOO if vector_input(n)])
+def test_a_module_in_half_precision(name):
+    """Any number of ticks, gradients too, near float32."""
+    c = zoo(name)
+    x = c.input(2, 9)
+    exact = outputs(c.single()(x.float()))
+    module = c.single().bfloat16()
+    x = x.bfloat16().requires_grad_()
+    y, state = module(x, return_state=True)
+    assert all(v.dtype in (torch.bfloat16, torch.int64) for v in state.values())
+    for n, v in outputs(y).items():
+        assert v.dtype == torch.bfloat16 and distance(v, exact[n]) < 0.2, n
+    first, state = module(x[:, :2], return_state=True)
+    again = outputs(module(x[:, 2:], state=state))
+    for n, v in outputs(y).items():
+        assert distance(torch.cat([outputs(first)[n], again[n]], 1), v) < 0.2, n
+    sum((v.float() * w).sum() for v, w in zip(outputs(y).values(), weights(outputs(y)).values(), strict=True)).backward()
+    for n, p in module.named_parameters():
+        assert p.grad is None or (p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all()), n
