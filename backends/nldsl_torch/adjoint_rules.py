@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {
     "sum": _total,
     "mean": _total,
     "neg": _entrywise("-{d}"),
+    "inverse": _entrywise("-{d} * {y} * {y}"),
     "sqrt": _entrywise("{d} * 0.5 / {y}"),
     "exp": _entrywise("{d} * {y}"),
     "sigmoid": _entrywise("torch.ops.aten.sigmoid_backward({d}, {y})"),

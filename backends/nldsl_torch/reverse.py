@@ -102,9 +102,9 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 
 def gelu_curve(x: Tensor) -> Tensor:
-    """The second derivative of gelu: (2 - x^2) exp(-x^2 / 2) / sqrt(2 pi)."""
-    square = x * x
-    return (square * -0.5).exp_().mul_(square.neg_().add_(2.0)).mul_(0.3989422804014327)
+    """The second derivative of gelu: (2 - x^2) b, b = exp(-x^2 / 2) / sqrt(2 pi); as 2 b - x (x b), where x^2 may be too large for a number."""
+    bell = (x * x).mul_(-0.5).exp_().mul_(0.3989422804014327)
+    return (bell * 2.0).addcmul_(x, x * bell, value=-1.0)
 
 
 def norm_scale(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,28 @@ def norm(x: Tensor) -> Tensor:
     return x * ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
+class _Inverse(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 1.0 / x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, d: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return -(d * y) * y
+
+
+def inverse(x: Tensor) -> Tensor:
+    """1 / x. Its gradient never holds 1 / x^2 alone, which overflows where what is divided by x is small like x."""
+    return _Inverse.apply(x)
+
+
 def gelu_pull(c: Tensor, x: Tensor) -> Tensor:
     """c times the derivative of gelu at x."""
     return torch.ops.aten.gelu_backward(*torch.broadcast_tensors(c, x))

@@ -238,10 +238,9 @@ def _silu_slope(work: Rewriter, a: Atom, y: Atom) -> Atom:
 
 
 def _gelu_bend(work: Rewriter, a: Atom) -> Atom:
-    """The second derivative of gelu: (2 - a^2) exp(-a^2 / 2) / sqrt(2 pi)."""
-    square = work.mul(a, a)
-    bell = work.mul(Num((2 * math.pi) ** -0.5), work.emit("exp", work.mul(Num(-0.5), square)))
-    return work.mul(work.emit("sub", Num(2.0), square), bell)
+    """The second derivative of gelu: (2 - a^2) b, b = exp(-a^2 / 2) / sqrt(2 pi); as 2 b - a (a b), where a^2 may be too large for a number."""
+    bell = work.mul(Num((2 * math.pi) ** -0.5), work.emit("exp", work.mul(Num(-0.5), work.mul(a, a))))
+    return work.emit("sub", work.mul(Num(2.0), bell), work.mul(a, work.mul(a, bell)))
 
 
 def _above(work: Rewriter, a: Atom, b: Atom) -> Atom:

@@ -46,3 +46,25 @@ def test_a_module_in_half_precision(name):
     sum((v.float() * w).sum() for v, w in zip(outputs(y).values(), weights(outputs(y)).values(), strict=True)).backward()
     for n, p in module.named_parameters():
         assert p.grad is None or (p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all()), n
+
+
+def test_a_quotient_by_a_small_number_has_a_gradient():
+    """outer(x, x) / sqnorm(x) is stored as a factor 1 / sqnorm(x), whose slope is no float32 where x is 1e-12."""
+    c = case(SHARES, "m", d=3)
+    x = (1e-12 * c.input(1, 5)).float().requires_grad_()
+    module = c.single()
+    params = {n: p.detach() for n, p in module.named_parameters()}
+    expected = c.interpreter.run(params, {"x": x})[0]["y"]
+    w = torch.arange(15.0).reshape(1, 5, 3)
+    (wanted,) = torch.autograd.grad((expected * w).sum(), x)
+    (found,) = torch.autograd.grad((module(x) * w).sum(), x)
+    assert wanted.isfinite().all() and distance(found, wanted) < 1e-4
+
+
+def test_the_second_derivative_of_gelu_anywhere():
+    x = torch.tensor([-1e30, -1e5, -3.0, 0.0, 0.5, 4.0, 1e20, 1e38])
+    near = torch.tensor([-3.0, 0.0, 0.5, 4.0], dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(torch.nn.functional.gelu(near).sum(), near, create_graph=True)[0]
+    wanted = torch.autograd.grad(slope.sum(), near)[0]
+    found = gelu_curve(x)
+    assert found[[0, 1, 6, 7]].eq(0).all() and distance(found[2:6], wanted) < 1e-6
