@@ -174,7 +174,7 @@ RULES: dict[str, Rule] = {
     "mean": _total,
     "neg": _entrywise("-{d}"),
     "inverse": _entrywise("-{d} * {y} * {y}"),
-    "sqrt": _entrywise("{d} * 0.5 / {y}"),
+    "root": _entrywise("torch.where({y} == 0, 0.0, {d} * 0.5 / {y})"),
     "exp": _entrywise("{d} * {y}"),
     "sigmoid": _entrywise("torch.ops.aten.sigmoid_backward({d}, {y})"),
     "tanh": _entrywise("torch.ops.aten.tanh_backward({d}, {y})"),

@@ -45,10 +45,10 @@ class Names:
 
 # What generated functions use by name: primitives, their own variables, and Python's builtins.
 RESERVED = frozenset(dir(builtins)) | frozenset(
-    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick done n_ add_product add_product_ apply beside
+    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick done n_ add_product add_product_ apply at_least at_most beside
     causal_conv chunk chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_curve gelu_pull
     gelu_slope held from_memory inverse like linear_scan loop norm norm_back norm_scale matmul solve matrix_power eigenvectors part past plus region
-    remember reversible rope segments shift_down spread taped windows ticks to_memory together unchunk unit unit_back unit_scale whole
+    remember reversible root rope segments shift_down spread taped windows ticks to_memory together unchunk unit unit_back unit_scale whole
     window_attention""".split()
 )
 
@@ -123,6 +123,8 @@ class Body:
             return ops.apply_param(W, X, self.text(e.args[0]), self.text(e.args[1]), self._is_rounded(e.args[1]))
         if e.op == "div" and number(e.args[0]) == 1.0:
             text = f"inverse({self.text(e.args[1])})"
+        elif e.op == "sqrt":
+            text = f"root({self.text(e.args[0])})"
         else:
             text = ops.express(e, self.types[e.name], self.text, self.type)
         if self.rounded and e.op != "bfloat16" and is_rounded(e, self.rounded, self.types):

@@ -76,6 +76,42 @@ def inverse(x: Tensor) -> Tensor:
     return _Inverse.apply(x)
 
 
+class _Root(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.sqrt()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, d: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return d * 0.5 / torch.where(y == 0, float("inf"), y)
+
+
+def root(x: Tensor) -> Tensor:
+    """The square root, with slope 0 at 0: sqrt(x * x) is abs(x)."""
+    return _Root.apply(x)
+
+
+def _like(number: float, x: Tensor) -> Tensor:
+    return x.new_full((), number, dtype=x.dtype if x.is_floating_point() else torch.get_default_dtype())
+
+
+def at_least(x: Tensor, number: float) -> Tensor:
+    """max(x, number), with slope 1/2 where they are equal."""
+    return torch.maximum(x, _like(number, x))
+
+
+def at_most(x: Tensor, number: float) -> Tensor:
+    """min(x, number), with slope 1/2 where they are equal."""
+    return torch.minimum(x, _like(number, x))
+
+
 def gelu_pull(c: Tensor, x: Tensor) -> Tensor:
     """c times the derivative of gelu at x."""
     return torch.ops.aten.gelu_backward(*torch.broadcast_tensors(c, x))
@@ -242,8 +278,8 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
     """
     dtype = next(s.dtype for s in states if s.is_floating_point())
     if dtype in (torch.half, torch.bfloat16):
-        streams, fixed, states, first, held = (_in(torch.float32, xs) for xs in (streams, fixed, states, first, late[2] if late else ()))
-        late = (late[0], late[1], held, late[3]) if late else None
+        streams, fixed, states, first = (_in(torch.float32, xs) for xs in (streams, fixed, states, first))
+        late = (*late[:2], _in(torch.float32, late[2]), late[3]) if late else None
         outs, states = windows(run, streams, dims, fixed, states, T, ticks, phase, start, first, taken, ahead, given, late)
         return tuple(_in(dtype, outs)), tuple(_in(dtype, states))
     before = int(start)
