@@ -32,7 +32,6 @@ class Property:
         ticks: the longest sequence, as a share.
         values: ways to draw inputs.
         lowerings: those it is asked of; None is all.
-        drawn: whether examples differ in more than their size.
     """
 
     name: str
@@ -173,7 +172,7 @@ def finite(subject: Subject, example: Example) -> None:
 def precision(subject: Subject, example: Example) -> None:
     """In float32 and bfloat16 a lowering loses no more digits than the computation itself."""
     wanted = interpret(subject, example)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in subject.dtypes:
         found = compiled(subject, example, dtype)
         agree(subject, example, found, wanted, f"`{example.lowering}` in {str(dtype)[6:]}", dtype=dtype,
               loss=lambda dtype=dtype: rounding(subject, example, wanted, dtype, True))  # type: ignore[misc]  # fmt: skip

@@ -21,7 +21,10 @@ class Falsified(AssertionError):
     Attributes:
         what: in one line.
         names: outputs, states, params or inputs that show it.
+        lines: where these are written, `file:line  text`.
     """
+
+    lines: tuple[str, ...] = ()
 
     def __init__(self, what: str, *names: str):
         super().__init__(what)

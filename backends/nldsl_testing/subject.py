@@ -31,6 +31,7 @@ class Subject:
 
     Attributes:
         program, block, sizes: what is tested.
+        dtypes: those of the property `precision`.
         compile: whether `torch.compile` is one of the lowerings.
     """
 
@@ -38,6 +39,7 @@ class Subject:
     block: str
     sizes: Mapping[str, Any]
     compile: bool = False
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     _modules: dict[tuple[str, torch.dtype], torch.nn.Module] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -110,8 +112,7 @@ class Subject:
         equations = {e.name: e.span for e in self.unit.equations}
         spans |= {i.name: i.span for i in self.inputs}
         spans |= {n: equations.get(getattr(atom, "name", ""), self.unit.span) for n, atom in self.unit.outputs}
-        found = {f"{s.where}  {' '.join(s.text.split())[:90]}": None for n in names if (s := spans.get(n)) is not None}
-        return tuple(found)
+        return tuple(dict.fromkeys(line_of(spans[n]) for n in names if n in spans))
 
     # --- values ------------------------------------------------------------------------------------
 
@@ -153,3 +154,8 @@ def input_shape(type: Type) -> tuple[int, ...]:
 
 def cut(inputs: Mapping[str, Tensor], start: int, stop: int) -> Tensors:
     return {n: x[:, start:stop] for n, x in inputs.items()}
+
+
+def line_of(span: Span) -> str:
+    """`file:line  text`."""
+    return f"{span.where}  {' '.join(span.text.split())[:90]}"
