@@ -44,14 +44,21 @@ def region(streams: int, pasts: int = 0, fuse: bool = True):
     return lambda fn: Region(fn, streams, pasts, fuse)
 
 
+def _wider(x: Tensor) -> Tensor:
+    """Half precision raised to float32."""
+    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+
+
 def unit(x: Tensor) -> Tensor:
-    """x / sqrt(sum x^2 + 1e-6) over the last dimension."""
-    return x * ((x * x).sum(-1, keepdim=True) + 1e-6).rsqrt()
+    """x / sqrt(sum x^2 + 1e-6) over the last dimension; in half precision rounded once."""
+    w = _wider(x)
+    return (w * ((w * w).sum(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
 
 
 def norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean x^2 + 1e-6) over the last dimension."""
-    return x * ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
+    """x / sqrt(mean x^2 + 1e-6) over the last dimension; in half precision rounded once."""
+    w = _wider(x)
+    return (w * ((w * w).mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
 
 
 class _Inverse(torch.autograd.Function):

@@ -68,3 +68,16 @@ def test_the_second_derivative_of_gelu_anywhere():
     wanted = torch.autograd.grad(slope.sum(), near)[0]
     found = gelu_curve(x)
     assert found[[0, 1, 6, 7]].eq(0).all() and distance(found[2:6], wanted) < 1e-6
+
+
+@pytest.mark.parametrize("word", ["unit", "norm"])
+def test_directions_in_half_precision_are_rounded_once(word):
+    """Of one number the direction is its sign: its gradient cancels to almost nothing, in the digits of float32 though not in those of bfloat16."""
+    c = case(f"block m(d) {{ in x : real[d]  out y = {word}(x) }}", "m", d=1)
+    x = torch.linspace(0.01, 0.1, 40).bfloat16().reshape(1, -1, 1).requires_grad_()
+    y = c.single().bfloat16()(x)
+    wide = x.detach().float().requires_grad_()
+    exact = c.single()(wide)
+    assert torch.equal(y, exact.bfloat16())
+    found, wanted = torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(exact.sum(), wide)[0]
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
