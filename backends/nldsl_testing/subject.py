@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from nldsl.core import Input, State, Type, Unit
-from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
 from nldsl.proof import Proof, prove
@@ -59,14 +58,24 @@ class Subject:
         return Interpreter(*self.elaborated.parts)
 
     @cached_property
-    def lowerings(self) -> dict[str, Any]:
-        """The schedules to compare, by name."""
-        chunks = any(form.machine is not None for plan in self.plans for form in plan.forms.values())
-        return {"chosen": None, "standalone": None, **({"stretches": None} if chunks else {}), **({"compiled": None} if self.compile else {})}
+    def schedules(self) -> dict[str, Elaborated]:
+        """The block under each schedule by name, the compiler's choice first."""
+        chosen, *others = self.elaborated.lowerings().items()
+        return {"chosen": chosen[1], **dict(others)}
 
-    @property
-    def plans(self) -> Iterator[Plan]:
-        return (plan(unit, dict(self.elaborated.types[key])) for key, unit in self.elaborated.units.items())
+    @cached_property
+    def lowerings(self) -> tuple[str, ...]:
+        """The ways to run it, the plainest first. Where the compiler crashes, its choice alone: a property will say so."""
+        try:
+            stretches = "segments(" in self.source
+            return (*self.schedules, "standalone", *(["stretches"] if stretches else []), *(["compiled"] if self.compile else []))
+        except Exception:
+            return ("chosen",)
+
+    @cached_property
+    def source(self) -> str:
+        """The module of the compiler's choice."""
+        return build_source(*self.elaborated.parts, standalone=False)
 
     def module(self, lowering: str = "chosen", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """The block by one lowering; modules are kept."""
@@ -78,12 +87,12 @@ class Subject:
         if lowering == "standalone":
             return classes_of(load_module(build_source(*self.elaborated.parts), self.elaborated.key))[-1]()
         if lowering == "stretches":
-            made = load_module(build_source(*self.elaborated.parts, standalone=False), f"{self.elaborated.key} stretches")
+            made = load_module(self.source, f"{self.elaborated.key} stretches")
             vars(made)["segments"] = partial(runtime.segments, ticks=1)  # a stretch is one chunk, as it is of many numbers
             return classes_of(made)[-1]()
         if lowering == "compiled":
             return build_module(*self.elaborated.parts, compile=True)
-        return build_module(*self.elaborated.parts)
+        return build_module(*self.schedules[lowering].parts)
 
     def fresh(self, lowering: str, params: Tensors, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """A module of a lowering of its own, with these parameters."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 # The examples of `--quick`, and more time: a busy machine tries as many as a quiet one.
 QUICK = ("--quick", "--seconds", "60")
 # Sequences of several chunks.
