@@ -108,6 +108,13 @@ class Subject:
     def proof(self) -> Proof:
         return prove(self.elaborated)
 
+    @cached_property
+    def rounds(self) -> bool:
+        """Whether values are rounded to bfloat16 on the way."""
+        equations = [e for _, unit in self.parts for e in unit.equations]
+        inside = [p for e in equations if e.op == "grad" for p in e.attr("objective").equations]
+        return any(e.op == "bfloat16" for e in (*equations, *inside))
+
     # --- names -------------------------------------------------------------------------------------
 
     @property
