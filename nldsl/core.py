@@ -126,6 +126,10 @@ class State:
     `every` and `offset` are its clock: its equation holds at ticks t with (t + 1 - offset) mod every = 0, t from 0;
     at the others it keeps its value. With `reset` = n the value before tick t is, where t mod n = 0, the first one, or
     that of the state `base` before tick t. What a `sampled` state reads is meant as it is when its clock ticks.
+
+    At the end of the stream, in a period that is not complete, the equation of a state with the `flush` "apply" holds once
+    more. Of one with "drop", and of one with "apply", the sums of the period are then empty; where there is `begun`, a state
+    that holds what this one was when the window began, the state goes back to it. "carry": nothing happens.
     """
 
     name: str
@@ -138,6 +142,8 @@ class State:
     reset: int | None = None
     base: str | None = None
     sampled: bool = False
+    flush: str = "carry"
+    begun: str | None = None
 
 
 @dataclass(frozen=True)

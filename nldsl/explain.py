@@ -97,6 +97,9 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
         lines += [f"            inside one, {', '.join(names)}: {kind}" for kind, names in inside.items() if names]
     if form.name == "solve":
         lines.append(f"    why     {form.why}")
+    ends = {s.flush for s in found.unit.states if s.name in step.states} - {"carry"}
+    if ends:
+        lines.append(f"    flush   {', '.join(sorted(ends))}: what `finish` does with a partial period where the stream ends")
     if form.transposed:
         lines.append("            (on the transposed state: the side that depends on it is the key side)")
     chunked = chunk_flops(found, step, form)
@@ -137,6 +140,6 @@ def _state_defaults(state: State) -> list[str]:
     what = []
     if state.every == 1 and state.reset is None:
         what.append("changes at every tick, starts anew with each sequence")
-    if state.every > 1:
+    if state.every > 1 and state.flush == "carry":
         what.append("a partial period at the end is carried on in the state")
     return [f"{state.name}: {'; '.join(what)}"] if what else []

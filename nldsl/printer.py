@@ -130,6 +130,8 @@ def print_stmt(stmt: tree.Stmt | tree.Clause) -> str:
             return f"reset {when}{_part('', period)}{_part(' to', to)}"
         case tree.Writes(how):
             return f"writes {how}"
+        case tree.Flush(how):
+            return f"flush {how}"
     raise TypeError(f"not a statement: {stmt!r}")
 
 

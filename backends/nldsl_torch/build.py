@@ -20,6 +20,7 @@ from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl_torch import matrices, streams
 from nldsl_torch.body import RESERVED
+from nldsl_torch.finish import flushed
 from nldsl_torch.module import ClassWriter
 from nldsl_torch.streams import Region
 
@@ -65,9 +66,12 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
         out += [_primitives(), ""]
     else:
         out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, REVERSE, ""]
+    ending: set[str] = set()
     for k, p in found.items():
+        if flushed(p.unit) or any(i.unit in ending for i in p.unit.instances):
+            ending.add(k)
         inputs = {key: [i.name for i in units[key].inputs] for key in found}
-        out += ["", *ClassWriter(classes[k], p, classes, inputs).write(), ""]
+        out += ["", *ClassWriter(classes[k], p, classes, inputs, frozenset(ending)).write(), ""]
     return "\n".join(out) + "\n"
 
 

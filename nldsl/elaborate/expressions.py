@@ -249,7 +249,10 @@ class Expressions:
         self._defined(expr, args, scope)
         learner = scope.find_learner()
         if word == "count" and learner is not None and learner.every > 1:
-            # A slow learner counts its own steps.
+            # A slow learner counts its own steps, those at the ends of streams among them.
+            if learner.flush == "apply":
+                steps = self.b.steps(learner.memory, learner.every, learner.offset, expr.span)
+                return self.b.emit("max", (steps, Num(Dim.of(1))), expr.span, name, hint)  # 0 before the first
             return self.b.emit(word, args, expr.span, name, hint, every=learner.every, offset=learner.offset, memory=learner.memory)
         return self.b.emit(word, args, expr.span, name, hint)
 

@@ -25,6 +25,7 @@ class Memories(Learners):
     def __init__(self, builder: Builder, top: Scope):
         super().__init__(builder, top)
         self.declared = Declarations(builder)
+        self.flushes: dict[str, str] = {}  # of each state, what becomes of its partial period
         self.open: dict[str, Open] = {}  # objectives that are streams, by the variable they are a function of
         self.stores: dict[str, tuple[tree.Memory, str, Scope] | None] = {}  # those not elaborated yet; None while one is
 
@@ -62,6 +63,9 @@ class Memories(Learners):
         learner = scope.find_learner()
         every, offset = self._clock(node, scope, learner)
         reset, base = self._reset(clauses.get(tree.Reset), scope, binding)
+        flush, window = self._flush(node, clauses, scope, learner, every)
+        if window is not None and flush == "drop":
+            self.at_start(binding, window, node.span)
         for name, leaf in zip(binding.states, self._leaves(node, binding, scope, bool(base)), strict=True):
             type, init, learned = leaf
             slow = self.b.fresh(f"{name}.init") if learned or (is_random(init) and not base) else None
@@ -70,7 +74,10 @@ class Memories(Learners):
             start = base[binding.states.index(name)] if base else None
             update = clauses.get(tree.Update)
             sampled = isinstance(update, tree.Update) and update.sampled
-            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled))
+            begun = f"{name}.start{window}" if window is not None and flush == "drop" else None
+            ends = flush if every > 1 or begun is not None else "carry"
+            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled, ends, begun))
+            self.flushes[name] = flush
         key = self._association(clauses.get(tree.Key), scope, f"{binding.name}.key")
         value = self._association(clauses.get(tree.Value), scope, f"{binding.name}.value")
         update, minimize = clauses.get(tree.Update), clauses.get(tree.Minimize)
@@ -86,7 +93,8 @@ class Memories(Learners):
             own = node.every is not None or learner is None  # an inherited clock's gradient is folded already
             writes = clauses.get(tree.Writes)
             cut = isinstance(writes, tree.Writes) and self._cuts(writes)
-            self._minimize(node, minimize, spelled, binding, scope, (every, offset, own and every > 1), cut)
+            whole = Learner(Ref(""), Ref(""), "", None, scope.axes, every, offset, own and every > 1, cut=cut, flush=flush, window=window)
+            self._minimize(node, minimize, spelled, binding, scope, whole)
         else:
             what = "a network has an objective" if update is not None else f"the memory `{spelled}` has no `minimize` and no `update`"
             raise self.b.fail("NL401", what, node.name.span,
@@ -120,12 +128,13 @@ class Memories(Learners):
             for ticks in windows if state is not None else ():
                 assert state is not None
                 reset = lcm(state.reset, ticks) if state.reset is not None else None
-                self.b.states.append(replace(state, name=f"{name}.start{ticks}", every=ticks, offset=0, reset=reset, sampled=True))
+                flush = "apply" if self.flushes.get(name) == "apply" else "carry"
+                self.b.states.append(replace(state, name=f"{name}.start{ticks}", every=ticks, offset=0, reset=reset, sampled=True, flush=flush, begun=None))
                 self.b.alias(Ref(name, state.span), state.span, f"{name}.start{ticks}")
 
     def _store(self, node: tree.Memory, clauses: dict[type, Any], binding: Remembered, scope: Scope) -> None:
         assert isinstance(node.type, tree.StoreType) and binding.pairs is not None
-        for kind in (tree.Minimize, tree.Update, tree.Reset, tree.Writes):
+        for kind in (tree.Minimize, tree.Update, tree.Reset, tree.Writes, tree.Flush):
             if kind in clauses:
                 raise self.b.fail("NL402", "a store keeps its pairs as they are", clauses[kind].span,
                                   expected="only `key` and `value`", help="memory A : d -> e { ... } has an objective")  # fmt: skip
@@ -194,11 +203,39 @@ class Memories(Learners):
                               expected="another memory of the same structure", found=f"`{name}`")  # fmt: skip
         return number, base.states
 
+    def _flush(
+        self, node: tree.Memory, clauses: dict[type, Any], scope: Scope, learner: Learner | None, every: int
+    ) -> tuple[str, int | None]:
+        """What becomes of a period that the end of the stream cuts short, and the window that is the period of a memory without a clock."""
+        clause, minimize = clauses.get(tree.Flush), clauses.get(tree.Minimize)
+        if clause is None:
+            if learner is None or learner.flush == "carry":
+                return "carry", None
+            if every != learner.every and learner.window is not None and learner.flush == "drop":
+                raise self.b.fail("NL412", f"`{node.name.id}` has a period of its own, so a window that is dropped cannot be taken back", node.name.span,
+                                  expected="a rule whose memories change at every tick", help="flush apply, or flush carry")  # fmt: skip
+            return (learner.flush, learner.window) if every == learner.every else ("carry", None)
+        if clause.how not in ("apply", "drop", "carry"):
+            raise self.b.fail("NL412", f"a partial period is not `{clause.how}`", clause.span, expected="flush apply, flush drop, or flush carry")
+        paced = isinstance(minimize, tree.Minimize) and next((s for s in minimize.steps if isinstance(s, tree.Step)), None)
+        if learner is not None:
+            what, help = "a memory of a rule ends with the memory that the rule trains", "flush in that memory"
+        elif minimize is None:
+            what, help = f"`{node.name.id}` takes no gradients, so nothing is added up over a period", "stop the stream at the end of a period"
+        elif paced:
+            what, help = "a step with a period of its own is taken at the ends of whole periods only", "leave out `flush`"
+        elif node.every is None and minimize.start is None:
+            what, help = f"`{node.name.id}` changes at every tick, so no period of it is ever cut short", "every N, or at start(N)"
+        else:
+            return clause.how, self.window(minimize.start, scope) if minimize.start is not None and every == 1 else None
+        raise self.b.fail("NL412", what, clause.span, expected="`flush` beside `minimize`, in a memory with a period", help=help)
+
     # --- objectives and rules --------------------------------------------------------------------
 
     def _minimize(
-        self, node: tree.Memory, clause: tree.Minimize, spelled: str, binding: Remembered, scope: Scope, clock: tuple[int, int, bool], cut: bool
+        self, node: tree.Memory, clause: tree.Minimize, spelled: str, binding: Remembered, scope: Scope, whole: Learner
     ) -> None:
+        """The steps of each state; `whole` is what they have in common."""
         over = clause.over or "sum"
         if over not in ("sum", "mean"):
             raise self.b.fail("NL302", f"ticks cannot be folded by `{over}`", clause.span, expected="over sum, or over mean")
@@ -215,7 +252,7 @@ class Memories(Learners):
                 objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known)
                 if binding.structure is None:
                     objective()
-                learner = Learner(at[i], Ref(""), state, objective, scope.axes, *clock, over, start[i] if start else None, cut)
+                learner = replace(whole, last=at[i], memory=state, objective=objective, over=over, at=start[i] if start else None, gradients={})
                 after.append(self.step(step, scope, learner, name))
             at = tuple(after)
         if paced:
