@@ -96,7 +96,7 @@ Atom = Ref | Last | Num
 # --- declarations ------------------------------------------------------------------------------
 
 # An initial value is a small expression, evaluated once: ("normal", 0.02), ("log", ("uniform", 1.0, 16.0)), 0.5.
-# `index` names an axis and stands for the number of the copy, `input` a number of a rule.
+# `index` names an axis and stands for the number of the copy, `input` a number of a rule; ("pretrained", FILE, TENSOR) is read.
 Init = float | Dim | tuple[Any, ...]
 
 
@@ -116,7 +116,7 @@ class Param:
     init: Init
     default_init: bool
     span: Span = _span()
-    fixed: bool = False  # drawn once and trained by nobody: the random first value of a memory
+    fixed: bool = False  # drawn or read once and trained by nobody: the first value of a memory
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
+from nldsl.pretrained import check, folder
 from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded
 from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
@@ -27,7 +28,12 @@ class Interpreter:
         self.top = _Machine(units, types, key, "")
 
     def parameters(self, dtype: torch.dtype = torch.float64, generator: torch.Generator | None = None) -> Tensors:
-        """Initial params by their names in a torch `state_dict`; each is [*axes, *shape]."""
+        """Initial params by their names in a torch `state_dict`; each is [*axes, *shape].
+
+        Raises:
+            NlError: a pre-trained file, or a tensor of it, is not what it should be.
+        """
+        check(self.top.units())
         return self.top.parameters(dtype, generator)
 
     def run(self, params: Tensors, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
@@ -72,10 +78,14 @@ class _Machine:
         self.orders: dict[frozenset[str], list[list[str]]] = {}
 
     def parameters(self, dtype: torch.dtype, generator: torch.Generator | None) -> Tensors:
-        own = {self.params[p.name]: initial_value(p.init, p.type, dtype, generator) for p in self.unit.params}
+        own = {self.params[p.name]: initial_value(p.init, p.type, dtype, generator, folder(self.unit)) for p in self.unit.params}
         for machine in self.inner.values():
             own |= machine.parameters(dtype, generator)
         return own
+
+    def units(self) -> dict[str, Unit]:
+        """This unit and those in it."""
+        return {self.unit.key: self.unit} | {k: u for machine in self.inner.values() for k, u in machine.units().items()}
 
     def outputs(self) -> dict[str, Type]:
         return {name: Type("real") if isinstance(atom, Num) else self.types[atom.name] for name, atom in self.unit.outputs}

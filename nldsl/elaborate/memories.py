@@ -8,12 +8,12 @@ from math import lcm
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Atom, Last, Memory, Objective, Param, Ref, State, Type
+from nldsl.core import Atom, Init, Last, Memory, Objective, Param, Ref, State, Type
 from nldsl.diagnostics import Label
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
-from nldsl.elaborate.declared import Declarations, is_random
+from nldsl.elaborate.declared import Declarations, is_kept
 from nldsl.elaborate.learners import Learners
 from nldsl.elaborate.paths import Open
 from nldsl.elaborate.scope import Learner, Remembered, Scope, Variable
@@ -68,7 +68,7 @@ class Memories(Learners):
             self.at_start(binding, window, node.span)
         for name, leaf in zip(binding.states, self._leaves(node, binding, scope, bool(base)), strict=True):
             type, init, learned = leaf
-            slow = self.b.fresh(f"{name}.init") if learned or (is_random(init) and not base) else None
+            slow = self.b.fresh(f"{name}.init") if learned or (is_kept(init) and not base) else None
             if slow is not None:
                 self.b.params.append(Param(slow, type, init, False, node.span, fixed=not learned))
             start = base[binding.states.index(name)] if base else None
@@ -107,14 +107,24 @@ class Memories(Learners):
     def _leaves(self, node: tree.Memory, binding: Remembered, scope: Scope, based: bool) -> list[tuple[Type, Any, bool]]:
         """Type, first value, and whether it is learned, of each state of a memory; one that starts from another has none to learn."""
         own_first = binding.structure is not None and not based
-        given, learned = self.declared.init(node.init, scope) if node.init is not None else (("zeros",), own_first)
+        known = tuple(leaf.path for leaf in binding.structure.leaves) if binding.structure is not None else ()
+        values = [self._first(node.init, scope, (path, known)) for path in known] or [self._first(node.init, scope, None)]
+        learned = values[0][1] if node.init is not None else own_first
         if based and learned and node.init is not None:
             raise self.b.fail("NL403", f"`{binding.name}` starts from the memory it is reset to: there is no first value to learn", node.init.span,
                               expected="no first value")  # fmt: skip
         if binding.structure is None:
-            return [(self.declared.type(node.type, scope), given, learned)]
+            return [(self.declared.type(node.type, scope), values[0][0], learned)]
         own = node.init is None or (isinstance(node.init, tree.Name) and node.init.id == "learned")
-        return [(leaf.type, leaf.init if own else given, learned) for leaf in binding.structure.leaves]
+        return [(leaf.type, leaf.init if own else given, learned) for leaf, (given, _) in zip(binding.structure.leaves, values, strict=True)]
+
+    def _first(self, init: tree.Expr | None, scope: Scope, leaves: tuple[str, tuple[str, ...]] | None) -> tuple[Init, bool]:
+        """A first value as it is declared, of one param of a structure; and whether it is learned."""
+        self.declared.leaves = leaves
+        try:
+            return self.declared.init(init, scope) if init is not None else (("zeros",), False)
+        finally:
+            self.declared.leaves = None
 
     def _cuts(self, clause: tree.Writes) -> bool:
         if clause.how not in ("through", "stop"):
