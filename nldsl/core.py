@@ -125,7 +125,8 @@ class State:
 
     `every` and `offset` are its clock: its equation holds at ticks t with (t + 1 - offset) mod every = 0, t from 0;
     at the others it keeps its value. With `reset` = n the value before tick t is, where t mod n = 0, the first one, or
-    that of the state `base` before tick t. What a `sampled` state reads is meant as it is when its clock ticks.
+    that of the state `base` before tick t; a `detached` one takes either as given, without a gradient. What a `sampled` state
+    reads is meant as it is when its clock ticks.
 
     At the end of the stream, in a period that is not complete, the equation of a state with the `flush` "apply" holds once
     more. Of one with "drop", and of one with "apply", the sums of the period are then empty; where there is `begun`, a state
@@ -144,6 +145,7 @@ class State:
     sampled: bool = False
     flush: str = "carry"
     begun: str | None = None
+    detached: bool = False
 
 
 @dataclass(frozen=True)

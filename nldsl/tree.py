@@ -153,7 +153,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Writes:
-    """`writes through | stop`: whether outer gradients pass through the gradients that a memory takes."""
+    """`writes through | first_order | straight_through | stop`: which outer gradients pass through a memory."""
 
     how: str
     span: Span = _span()

@@ -145,12 +145,13 @@ class _Tick:
         key = self.m.prefix + state.name
         reset = bool(state.reset) and self.t % (state.reset or 1) == 0
         if reset and state.base is not None:
-            return self._before(self.m.states[state.base])
+            start = self._before(self.m.states[state.base])
+            return start.detach() if state.detached else start
         if key in self.state and not reset:
             return self.state[key]
         dtype = torch.int64 if state.type.kind == "int" else self.dtype
         first = initial_value(state.init, state.type, dtype)[None] if state.learned is None else self._param(state.learned)
-        return self._copies(first, state.type)
+        return self._copies(first.detach() if state.detached else first, state.type)
 
     def _copies(self, x: Tensor, type: Type) -> Tensor:
         return x.expand(self.batch, *sizes(type))

@@ -125,7 +125,8 @@ class ClassWriter(StepWriter):
         shape = size(state.type)
         if state.learned is not None:
             # Of one layout, whatever the batch: rounding follows it.
-            return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
+            given = ".detach()" if state.detached else ""
+            return f"self.{identifier(state.learned)}{given}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
         if is_zeros(state.init):
             return f"z.new_zeros(batch{''.join(f', {n}' for n in shape)})"
         return f"{initial(state.init, state.type)}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"

@@ -13,7 +13,8 @@ PAGES = {
     ),
     "NL402": error(
         "clauses that do not go together",
-        "A memory has one `minimize` or one `update`, and one of each other clause. A store has `key` and `value` only.",
+        "A memory has one `minimize` or one `update`, and one of each other clause. A store has `key` and `value` only. `writes`"
+        " stands beside `minimize`, and `straight_through` where a first value is learned.",
         _HEAD + "  memory A : store(d -> d) { key k }\n  out y = A(k)\n}",
         _HEAD + "  memory A : store(d -> d) { key k  value x }\n  out y = A(k)\n}",
     ),

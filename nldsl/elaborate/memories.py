@@ -8,8 +8,8 @@ from math import lcm
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Atom, Init, Last, Memory, Objective, Param, Ref, State, Type
-from nldsl.diagnostics import Label
+from nldsl.core import Atom, Init, Last, Memory, Num, Objective, Param, Ref, State, Type
+from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
@@ -17,6 +17,8 @@ from nldsl.elaborate.declared import Declarations, is_kept
 from nldsl.elaborate.learners import Learners
 from nldsl.elaborate.paths import Open
 from nldsl.elaborate.scope import Learner, Remembered, Scope, Variable
+
+ORDERS = ("through", "first_order", "straight_through", "stop")  # of the outer gradient
 
 
 class Memories(Learners):
@@ -66,9 +68,15 @@ class Memories(Learners):
         flush, window = self._flush(node, clauses, scope, learner, every)
         if window is not None and flush == "drop":
             self.at_start(binding, window, node.span)
+        order = self._order(clauses, learner)
+        given = order in ("straight_through", "stop")
+        learns = False
         for name, leaf in zip(binding.states, self._leaves(node, binding, scope, bool(base)), strict=True):
             type, init, learned = leaf
-            slow = self.b.fresh(f"{name}.init") if learned or (is_kept(init) and not base) else None
+            if given and (node.init is None or learner is not None) and order == "stop":
+                learned = False  # nothing would train it
+            learns |= learned
+            slow = self.first_value(name) if learned or (is_kept(init) and not base) else None
             if slow is not None:
                 self.b.params.append(Param(slow, type, init, False, node.span, fixed=not learned))
             start = base[binding.states.index(name)] if base else None
@@ -76,7 +84,8 @@ class Memories(Learners):
             sampled = isinstance(update, tree.Update) and update.sampled
             begun = f"{name}.start{window}" if window is not None and flush == "drop" else None
             ends = flush if every > 1 or begun is not None else "carry"
-            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled, ends, begun))
+            detached = given and (learned or bool(base))
+            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled, ends, begun, detached))
             self.flushes[name] = flush
         key = self._association(clauses.get(tree.Key), scope, f"{binding.name}.key")
         value = self._association(clauses.get(tree.Value), scope, f"{binding.name}.value")
@@ -91,9 +100,11 @@ class Memories(Learners):
         elif isinstance(minimize, tree.Minimize):
             text, steps = minimize.objective.span.text, tuple(s.span.text for s in minimize.steps)
             own = node.every is not None or learner is None  # an inherited clock's gradient is folded already
-            writes = clauses.get(tree.Writes)
-            cut = isinstance(writes, tree.Writes) and self._cuts(writes)
-            whole = Learner(Ref(""), Ref(""), "", None, scope.axes, every, offset, own and every > 1, cut=cut, flush=flush, window=window)
+            if order == "straight_through" and not learns and learner is None:
+                raise self.b.fail("NL402", f"`{spelled}` has no first value that is learned, to which a gradient would go straight", clauses[tree.Writes].span,
+                                  expected="a first value that is learned", help="= learned, or writes stop")  # fmt: skip
+            whole = Learner(Ref(""), Ref(""), "", None, scope.axes, every, offset, own and every > 1, cut=order == "first_order",
+                            given=given and learner is None, flush=flush, window=window)  # fmt: skip
             self._minimize(node, minimize, spelled, binding, scope, whole)
         else:
             what = "a network has an objective" if update is not None else f"the memory `{spelled}` has no `minimize` and no `update`"
@@ -126,10 +137,16 @@ class Memories(Learners):
         finally:
             self.declared.leaves = None
 
-    def _cuts(self, clause: tree.Writes) -> bool:
-        if clause.how not in ("through", "stop"):
-            raise self.b.fail("NL402", f"writes do not `{clause.how}`", clause.span, expected="writes through, or writes stop")
-        return clause.how == "stop"
+    def _order(self, clauses: dict[type, Any], learner: Learner | None) -> str:
+        """Which outer gradients pass: `writes`, or what the memory says that a rule trains."""
+        clause = clauses.get(tree.Writes)
+        if clause is None:
+            return "stop" if learner is not None and learner.given else "through"
+        if clause.how not in ORDERS:
+            near = did_you_mean(clause.how, ORDERS)
+            raise self.b.fail("NL402", f"writes are not `{clause.how}`", clause.span, expected=f"writes {' | '.join(ORDERS)}",
+                              help=f"writes {near}" if near else None)  # fmt: skip
+        return str(clause.how)
 
     def anchors(self) -> None:
         """The states at the starts of windows that something reads: copies made at the end of each window."""
@@ -259,20 +276,20 @@ class Memories(Learners):
             points, after = start or at, []
             for i, state in enumerate(binding.states):
                 name = state if n == plain - 1 else None
-                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known)
+                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known, whole.given)
                 if binding.structure is None:
                     objective()
                 learner = replace(whole, last=at[i], memory=state, objective=objective, over=over, at=start[i] if start else None, gradients={})
                 after.append(self.step(step, scope, learner, name))
             at = tuple(after)
         if paced:
-            self._paced(clause, binding, scope, paced)
+            self._paced(clause, binding, scope, paced, whole)
 
     def _objective(
         self, clause: tree.Minimize, node: tree.Memory, spelled: str, binding: Remembered, scope: Scope, points: tuple[Atom, ...], i: int,
-        known: dict[Any, Objective],
+        known: dict[Any, Objective], given: bool,
     ) -> Objective:  # fmt: skip
-        """The objective as a function of one state, the others being at their points."""
+        """The objective as a function of one state, the others being at their points; `given`: no outer gradient passes what it reads."""
         case = (i, *(points[j] for j in range(len(points)) if j != i))
         if case in known:
             return known[case]
@@ -285,10 +302,26 @@ class Memories(Learners):
         objective: Objective = box[0]
         if not (isinstance(objective.result, Ref) and any(e.name == objective.result.name for e in objective.equations)):
             self.open[formal] = Open(binding.states[i], spelled, node.name.span, start=clause.start is not None)
+        elif given:
+            objective = self._given(objective, set(points))
         known[case] = objective
         return objective
 
-    def _paced(self, clause: tree.Minimize, binding: Remembered, scope: Scope, paced: list[int]) -> None:
+    def _given(self, objective: Objective, points: set[Atom]) -> Objective:
+        """An objective of streams that are stopped; its states are given by themselves."""
+        own = {objective.self, *(e.name for e in objective.equations)}
+
+        def stopped(a: Atom) -> Atom:
+            if isinstance(a, Num) or a.name in own or a in points:
+                return a
+            return self.b.emit("stop", (a,), objective.span, hint=f"{a.name}.given")
+
+        return replace(objective, equations=tuple(replace(e, args=tuple(map(stopped, e.args))) for e in objective.equations))
+
+    def gradient_is_given(self, objective: Objective) -> bool:
+        return objective.self not in self.open
+
+    def _paced(self, clause: tree.Minimize, binding: Remembered, scope: Scope, paced: list[int], whole: Learner) -> None:
         """Steps at the ends of periods: each is a slow state, and the memory starts its periods from the last of them."""
         written = clause.steps[paced[0] :]
         periods = [self.window(s.every, scope, "a period") for s in written if isinstance(s, tree.Step)]
@@ -309,7 +342,7 @@ class Memories(Learners):
                 assert isinstance(step, tree.Step)
                 name = self.b.fresh(f"{state}.{step.rule.span.text.partition('(')[0]}")
                 self.b.states.append(replace(own, name=name, every=period, sampled=True))
-                learner = Learner(at, Ref(""), name, partial(self._no_gradient, step), scope.axes, period)
+                learner = Learner(at, Ref(""), name, partial(self._no_gradient, step), scope.axes, period, given=whole.given)
                 at = self.step(step.rule, scope, learner, name)
             assert isinstance(at, Ref)
             self.b.states[index] = replace(own, reset=period, base=at.name)

@@ -47,7 +47,7 @@ def clauses(draw, name: str, kind: str) -> str:
     """The clock and braces of a memory."""
     objective = draw(objectives).format(name)
     if kind == "anchored":
-        more = draw(st.sampled_from(["", "", "reset every 6", "writes stop"]))
+        more = draw(st.sampled_from(["", "", "reset every 6", "writes first_order", "writes stop"]))
         return f"{{ minimize {objective} at start({draw(windows)}) by {draw(steps)}  {more} }}"
     if kind == "paced":
         return f"{{ minimize {objective} at start({draw(windows)}) by {draw(steps)}, squash(2) every {draw(st.sampled_from([4, 6]))} }}"
