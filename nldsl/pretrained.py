@@ -73,7 +73,7 @@ def check(units: Mapping[str, Unit]) -> bool:
     """Whether any first value is in a file.
 
     Raises:
-        NlError: NL816 a file cannot be read, NL817 it does not have the tensor, NL818 the tensor does not fit.
+        NlError: NL821 a file cannot be read, NL822 it does not have the tensor, NL823 the tensor does not fit.
     """
     wanted = [(folder(u) / file, name, p) for u in units.values() for p in u.params for file, name in values(p.init)]
     headers: dict[Path, dict[str, Held] | Unreadable] = {}
@@ -95,16 +95,16 @@ def check(units: Mapping[str, Unit]) -> bool:
 def _wrong(path: Path, header: dict[str, Held] | Unreadable, name: str, param: Param) -> Diagnostic | None:
     at = (Label(param.span),)
     if isinstance(header, Unreadable):
-        return Diagnostic("NL816", f"cannot read '{path}': {header}", at, expected="a safetensors file, beside the text that names it",
+        return Diagnostic("NL821", f"cannot read '{path}': {header}", at, expected="a safetensors file, beside the text that names it",
                           help="safetensors.torch.save_file(model.state_dict(), FILE)")  # fmt: skip
     tensor = named(header, name)
     if tensor is None:
         near = did_you_mean(name, header) or did_you_mean(f"{name}.weight", header)
-        return Diagnostic("NL817", f"'{path}' has no tensor `{name}`", at, expected=_listed(header), found=f"`{name}`",
+        return Diagnostic("NL822", f"'{path}' has no tensor `{name}`", at, expected=_listed(header), found=f"`{name}`",
                           help=f"did you mean `{near}`?" if near else None)  # fmt: skip
     shape = tuple(d.integer for d in (*(a.size for a in param.type.axes), *param.type.shape))
     if header[tensor].shape != shape or header[tensor].dtype not in FLOATS:
-        return Diagnostic("NL818", f"the tensor `{tensor}` of '{path}' is no first value of `{param.name}`", at,
+        return Diagnostic("NL823", f"the tensor `{tensor}` of '{path}' is no first value of `{param.name}`", at,
                           expected=f"{list(shape)} of {' or '.join(FLOATS)}", found=f"{list(header[tensor].shape)} of {header[tensor].dtype}")  # fmt: skip
     return None
 

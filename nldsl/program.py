@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nldsl.core import Rule, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.scope import Constant, Scope
-from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct
+from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct, names_in
 from nldsl.rules import rule_of, rules_of
 from nldsl.source import Source
 
@@ -76,6 +76,23 @@ class Program:
     @property
     def trains(self) -> dict[str, tree.Train]:
         return self._items(tree.Train)
+
+    @property
+    def root_blocks(self) -> tuple[str, ...]:
+        """The blocks that no other block uses; all, where each is used."""
+        nodes: dict[str, tree.Block] = self._items(tree.Block)
+        return _roots({name: names_in(node.body) for name, node in nodes.items()})
+
+    @property
+    def root_rules(self) -> tuple[str, ...]:
+        """The rules of the file that no other leads to; all, where each is led to."""
+        found = {name: {*names_in(node.body), *_otherwise(node)} for name, node in self.rules.items()}
+        roots = tuple(n for n in _roots(found) if isinstance(self.rules[n], tree.Rule))
+        return roots or tuple(found)
+
+    def block_formals(self, block: str) -> frozenset[str]:
+        """The parameters of a block that are blocks themselves."""
+        return frozenset(block_parameters(self.checked.file)[block])
 
     @property
     def top(self) -> Scope:
@@ -224,6 +241,17 @@ class Program:
         text = str(types[name])
         plain, each = [*text.split(" each ", 1), ""][:2]
         return f"{plain} every {every}" + (f" each {each}" if each else "")
+
+
+def _roots(used: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    inside = {other for name, names in used.items() for other in names if other != name}
+    return tuple(name for name in used if name not in inside) or tuple(used)
+
+
+def _otherwise(node: tree.Rule) -> tuple[str, ...]:
+    """The rule that takes what this one does not accept."""
+    other = getattr(node, "otherwise", None)
+    return (getattr(other, "id", str(other)),) if other is not None else ()
 
 
 def load(path_or_text: str | Path) -> Program:

@@ -50,16 +50,25 @@ PAGES = {
         "The file has several rules that could be meant; name one with `--rule`.",
     ),
     "NL816": error(
+        "no small sizes to verify at",
+        "`nldsl verify` runs a block at small sizes. It found none at which all of its parameters fit together; "
+        "give those it needs with `-D name=value`.",
+    ),
+    "NL817": error(
+        "no such property",
+        "`nldsl verify --property NAME` asks only for the properties named; they are listed.",
+    ),
+    "NL821": error(
         "a pre-trained file that cannot be read",
         "`pretrained(FILE, TENSOR)` reads a safetensors file when a module is built. Its name is relative to the folder of the"
         " `.nl` text. A checkpoint of another kind is made one by `safetensors.torch.save_file(state_dict, FILE)`.",
     ),
-    "NL817": error(
+    "NL822": error(
         "no such pre-trained tensor",
         "The file has no tensor of that name, nor with `.weight` behind it. Of a network each param is a tensor of its own:"
         " PREFIX.PARAM, or what `PARAM = TENSOR` says.",
     ),
-    "NL818": error(
+    "NL823": error(
         "a pre-trained tensor that does not fit",
         "The tensor has another shape than the param, or is not made of floating-point numbers. An operator n -> m is [m, n],"
         " as the weight of a `torch.nn.Linear`; what stands in an `each` has the copies first.",

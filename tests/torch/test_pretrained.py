@@ -92,11 +92,11 @@ def test_names_by_default_and_of_single_tensors(tmp_path):
 
 
 WRONG = [
-    ('"none.safetensors", "up"', "NL816", "No such file"),
-    ('"model.nl", "up"', "NL816", "not a safetensors file"),
-    ('"w.safetensors", "upp"', "NL817", "did you mean `up`"),
-    ('"w.safetensors", "down"', "NL818", "[4, 3] of F32"),
-    ('"w.safetensors", "count"', "NL818", "[3, 3] of I64"),
+    ('"none.safetensors", "up"', "NL821", "No such file"),
+    ('"model.nl", "up"', "NL821", "not a safetensors file"),
+    ('"w.safetensors", "upp"', "NL822", "did you mean `up`"),
+    ('"w.safetensors", "down"', "NL823", "[4, 3] of F32"),
+    ('"w.safetensors", "count"', "NL823", "[3, 3] of I64"),
 ]
 
 
