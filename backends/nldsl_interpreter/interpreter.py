@@ -11,7 +11,7 @@ from torch import Tensor
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
 from nldsl.pretrained import check, folder
-from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded
+from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded, ungather
 from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
 
@@ -166,6 +166,8 @@ class _Tick:
         args, result = [self.atom(a, scope) for a in e.args], self.m.types[e.name]
         if e.op == "gather":
             return gather(*args[0], e.attr("axis"))
+        if e.op == "ungather":
+            return ungather(*args[0], result, e.attr("axis"))
         values = arguments(e.op, result, args)
         match e.op:
             case "grad":

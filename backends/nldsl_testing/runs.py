@@ -123,7 +123,7 @@ def agree(
         Falsified: they are not.
     """
     for group, (a, b) in groups(subject, found, wanted, gradients).items():
-        off = distances(a, b)
+        off = distances(a, b, dtype)
         name, far = worst(off)
         if dtype == torch.float64 and far <= TOLERANCE:
             continue
@@ -153,7 +153,7 @@ def rounding(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype
     """How far the interpreter in `dtype` is from itself in float64, by group and name."""
     try:
         own = interpret(subject, example, dtype)
-        return {group: distances(a, b) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
+        return {group: distances(a, b, dtype) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
     except RuntimeError:  # an operation that torch lacks in this dtype
         return {group: {} for group in ("output", "state", "gradient of")}
 

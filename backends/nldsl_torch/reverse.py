@@ -49,21 +49,56 @@ def reversible(back, numbers: int):
     return lambda fn: Reversible(fn, back, numbers)
 
 
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, fn, numbers: int, *args):
+        device = args[numbers].device.type
+        ctx.fn, ctx.before = fn, args[:numbers]
+        ctx.autocast = {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        ctx.save_for_backward(*args[numbers:])
+        return fn(*args)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        higher = torch.is_grad_enabled()
+        with torch.enable_grad(), torch.autocast(**ctx.autocast):
+            given = [x.view_as(x) if higher else x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
+            outs = [(o, g) for o, g in zip(ctx.fn(*ctx.before, *given), grads) if o.requires_grad]
+        wanted = [x for x in given if x.requires_grad]
+        found = iter(torch.autograd.grad([o for o, _ in outs], wanted, [g for _, g in outs], create_graph=higher, allow_unused=True))
+        return None, None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in given)
+
+
+def again(fn, numbers: int):
+    """`fn(*numbers, *tensors) -> tensors` that keeps nothing but its arguments for its reverse, which runs it once more."""
+
+    def run(*args):
+        tensors = args[numbers:]
+        return _Again.apply(fn, numbers, *args) if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else fn(*args)
+
+    return run
+
+
 def taped(fn, *args):
-    """fn(*args), and what takes gradients of that back to the arguments."""
+    """fn(*args), and what takes gradients of that back to the arguments; its tape serves once, and is made again for each later use."""
     if torch.is_grad_enabled():
         return fn(*args), None
-    with torch.enable_grad():
-        given = [x.detach().requires_grad_() for x in args]
-        outs = fn(*given)
-        several = not isinstance(outs, Tensor)
-        outs = tuple(outs) if several else (outs,)
+    given = [x.detach().requires_grad_() for x in args]
+
+    def tape():
+        with torch.enable_grad():
+            return fn(*given)
+
+    outs = tape()
+    several = not isinstance(outs, Tensor)
+    tapes = [outs]
 
     def pull(grads):
-        pairs = [(o, g) for o, g in zip(outs, grads if several else (grads,)) if g is not None and o.requires_grad]
+        made = tapes.pop() if tapes else tape()
+        pairs = [(o, g) for o, g in zip(made if several else (made,), grads if several else (grads,)) if g is not None and o.requires_grad]
         return torch.autograd.grad([o for o, _ in pairs], given, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
 
-    return tuple(o.detach() for o in outs) if several else outs[0].detach(), pull
+    return tuple(o.detach() for o in outs) if several else outs.detach(), pull
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> Tensor:
@@ -97,9 +132,9 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 
 def gelu_curve(x: Tensor) -> Tensor:
-    """The second derivative of gelu: (2 - x^2) exp(-x^2 / 2) / sqrt(2 pi)."""
-    square = x * x
-    return (square * -0.5).exp_().mul_(square.neg_().add_(2.0)).mul_(0.3989422804014327)
+    """The second derivative of gelu: (2 - x^2) b, b = exp(-x^2 / 2) / sqrt(2 pi); as 2 b - x (x b), where x^2 may be too large for a number."""
+    bell = (x * x).mul_(-0.5).exp_().mul_(0.3989422804014327)
+    return (bell * 2.0).addcmul_(x, x * bell, value=-1.0)
 
 
 def norm_scale(x: Tensor) -> tuple[Tensor, Tensor]:
