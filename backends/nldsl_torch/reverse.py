@@ -88,7 +88,7 @@ def taped(fn, *args):
     def tape():
         with torch.enable_grad():
             outs = fn(*given)
-        return outs if isinstance(outs, Tensor) else tuple(outs)
+            return outs if isinstance(outs, Tensor) else tuple(outs)
 
     outs = tape()
     several = not isinstance(outs, Tensor)
