@@ -122,7 +122,8 @@ class ClassWriter(StepWriter):
             return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
         if is_zeros(state.init):
             return f"z.new_zeros(batch{''.join(f', {n}' for n in shape)})"
-        return f"{initial(state.init, state.type)}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"
+        first = initial(state.init, state.type, "torch.float64")
+        return f"{first}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"
 
     def _forward(self) -> list[str]:
         inputs = [self.names.of(i.name) for i in self.unit.inputs]

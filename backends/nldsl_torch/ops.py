@@ -116,6 +116,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "flatten":
             rank = len(type(e.args[0]).shape)
             return f"{text(e.args[0])}.flatten(-{rank})" if rank > 1 else text(e.args[0])
+        case "entry":
+            return f"{text(e.args[0])}.unsqueeze(-1)"
         case "fill":
             return f"{align(text(e.args[0]), type(e.args[0]), result)} * torch.ones_like({text(e.args[1])})" if not isinstance(
                 e.args[0], Num) else f"torch.full_like({text(e.args[1])}, {text(e.args[0])})"  # fmt: skip

@@ -282,7 +282,7 @@ TABLE: dict[str, Rule] = {
     "solve": _unknown,
     "matrix_power": _unknown,
     "eigenvectors": lambda e, r: Interval(-1.0, 1.0),
-    "flatten": _unary(_same),
+    "flatten": _unary(_same), "entry": _unary(_same),
     "unflatten": lambda e, r: r.of(e.args[0]),
     "ungather": _unary(_same),
     "gather": _unary(_same),

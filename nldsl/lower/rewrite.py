@@ -124,6 +124,12 @@ class Rewriter:
         """A number of type `real` from one of type `real[1]`."""
         return a if isinstance(a, Num) or not self.type(a).shape else self.emit("sum", a)
 
+    def entry(self, a: Atom, wanted: Type) -> Atom:
+        """A number of the type that is wanted of it, `real` or `real[1]`; anything else as it is."""
+        if isinstance(a, Num) or not is_number(wanted) or not is_number(self.type(a)):
+            return a
+        return self.total(a) if not wanted.shape else a if self.type(a).shape else self.emit("entry", a)
+
 
 def _simplify(op: str, args: tuple[Atom, ...], type: Any) -> Atom | None:
     values = [number(a) for a in args]

@@ -125,7 +125,7 @@ def finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(bool(v.isfinite().all()) for v in tensors.values())
 
 
-def mistakes(subject: Subject, limit: float = 1e-8) -> list[str]:
+def mistakes(subject: Subject, limit: float = 1e-9) -> list[str]:
     """Where torch is not the interpreter, beyond what rounding comes to in this program; what is not finite is not compared."""
     wanted, found = subject.meant(), subject.found()
     kinds = [kind for kind, w in zip(("output", "state", "gradient"), wanted) if finite(w)]
@@ -146,7 +146,7 @@ def compared(found, wanted, kinds: list[str]) -> dict[str, float]:
     return off
 
 
-def check_calls(subject: Subject, limit: float = 1e-8) -> list[str]:
+def check_calls(subject: Subject, limit: float = 1e-9) -> list[str]:
     """Splits, changed futures, and rows of the batch alone."""
     with torch.no_grad():
         whole = subject.call(subject.inputs)
