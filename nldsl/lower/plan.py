@@ -20,6 +20,7 @@ from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import prune
 from nldsl.lower.explicit import explicit
+from nldsl.lower.order import ordered
 from nldsl.lower.retention import in_unit_interval, log
 from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.lower.rounding import rounded
@@ -274,6 +275,11 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     graph = nx.DiGraph()
     for e in unit.equations:
         graph.add_edges_from((a.name, e.name) for a in e.args if not isinstance(a, Num))
+    operators = {s.name for s in unit.states if types[s.name].kind == "map"}
+    for e in ordered(unit.equations):  # what makes or reads an operator of a memory is one recurrence with it
+        read = [a.name for a in e.args if not isinstance(a, Num) and a.name in operators]
+        graph.add_edges_from((e.name, name) for name in read)
+        operators |= {e.name} if read and types[e.name].kind == "map" else set()
     component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
     bases = {s.base for s in unit.states}
     plain = {
