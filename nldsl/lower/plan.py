@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
+from nldsl.check.recurrences import WHOLE
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
 from nldsl.lower.constants import fold_constants
@@ -83,6 +84,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     """
     unit, types = explicit(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
+    unit, types = _before_states(unit, types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
     unit = prune(unit)
     work = Rewriter(unit, types)
@@ -265,6 +267,17 @@ def machine_inputs(form: Form) -> set[str]:
         atoms += [kept.number, kept.channels]
     atoms += [r.probe for r in form.machine.reads.values()]
     return {a.name for a in atoms if isinstance(a, Ref)}
+
+
+def _before_states(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """What looks at all ticks is a stream of its own, and a state that becomes it is a copy: it may be in a recurrence."""
+    work = Rewriter(unit, types)
+    for e in unit.equations:
+        if e.op in WHOLE and e.name in work.states:
+            work.at(e.span)
+            found = work.define(work.fresh(f"{e.name}.{e.op}"), e.op, e.args, **dict(e.attrs))
+            work.equations[e.name] = Equation(e.name, "copy", (found,), e.span)
+    return work.finish()
 
 
 def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:

@@ -134,7 +134,7 @@ def mistakes(subject: Subject, limit: float = 1e-9) -> list[str]:
         return []
     # A program may amplify what is lost in rounding: so much that a change of 1e-12 shows.
     allowed = compared(subject.meant(moved=1e-12), wanted, kinds)
-    return [f"{name}: off by {far:.1e}, a change of 1e-12 by {allowed[name]:.1e}" for name, far in off.items() if not far <= max(limit, 10 * allowed[name])]
+    return [f"{name}: off by {far:.1e}, a change of 1e-12 by {allowed[name]:.1e}" for name, far in off.items() if not far <= max(limit, 100 * allowed[name])]
 
 
 def compared(found, wanted, kinds: list[str]) -> dict[str, float]:
