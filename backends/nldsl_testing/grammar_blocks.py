@@ -112,7 +112,7 @@ class Body:
         body.write(2, depth - 1)
         o, n = self._result(inner, body)
         self.e.lines += [f"each {h} in n {{", *(f"  {line}" for line in inner.lines), "}"]
-        table = o if n == "1" else of("flatten({0})", o)
+        table = of("flatten({0})", o)
         to = self.e.any_size()
         out = self.e.param(operator("n" if n == "1" else f"n * {n}", to))
         self.e.equation(of(f"{out}({{0}})", table), vector(to))
@@ -126,8 +126,6 @@ class Body:
         inner = self.e.inside(suffix=f"[{p}]")
         body = Body(inner, self.file)
         step = body.memories.announce(p if clocked else None)
-        if not clocked and self.choice.chance(2):
-            inner.equation(inner.vector(self.e.any_size()), vector(self.e.any_size())) if False else None
         body.memories.write(step)
         o, n = self._result(inner, body)
         self.e.lines += [f"for {p} in {over} {{", *(f"  {line}" for line in inner.lines), "}"]
@@ -150,8 +148,12 @@ class Body:
         kind = self.choice.pick(["params", "memory", "block", "loop"])
         node = f"~{c}"
         if kind == "block" and self.e.blocks and self.e.flow.settled(start.deps):
-            part, _ = self.file_part()
+            part, outs = self.file_part()
             layer = Value(f"{part}(norm({c}))", self.e.flow.window(start.deps))
+            if len(outs) > 1:
+                name = self.e.names.new("b")
+                inner.lines.append(f"{name} = {layer}")
+                layer = Value(f"{name}.{self.choice.pick(outs)}", layer.deps)
             deps = layer.deps | start.deps
         else:
             self.e.flow.edges[node] = set(start.deps)

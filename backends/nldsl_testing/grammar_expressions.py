@@ -184,7 +184,7 @@ class Expressions:
     def when(self, memory: Memory) -> str:
         """Which state is read: now, before the tick, or when a window began."""
         times = ["last ", "", f"start({self.choice.pick(self.windows)}) "]
-        if memory.kind == "store":
+        if memory.kind in ("store", "computed"):
             return ""
         if memory.open:
             times.remove("")

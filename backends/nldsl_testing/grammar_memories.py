@@ -18,12 +18,16 @@ OF_OPERATORS = ("delta_momentum(0.05)", "shampoo(0.1, eps = 0.5)", "adafactor(0.
 
 @dataclass
 class Step:
-    """What a memory is made of besides its type: its clock, and whether its objective is a stream of the block."""
+    """What a memory is made of besides its type: its clock, and whether its objective is a stream of the block.
+
+    What is linear in an operator has chunk forms, which few choices would give: `plain` memories keep to it.
+    """
 
     memory: Memory
     clock: str = ""
     anchored: str = ""
     loss: str = ""
+    plain: bool = False
 
     @property
     def slow(self) -> bool:
@@ -35,6 +39,7 @@ class Memories:
 
     def __init__(self, place: Expressions, file: File):
         self.e, self.file, self.choice = place, file, place.choice
+        self.own: list[Memory] = []
 
     # --- what there will be ------------------------------------------------------------------------
 
@@ -51,15 +56,16 @@ class Memories:
             memory.type = vector(b) if kind == "vector" else NUMBER
         if kind == "network":
             memory.structure = self.file.structure(a, b)
-        step = Step(memory)
+        step = Step(memory, plain=kind == "linear" and choice.chance(2))
         if kind != "store":
-            memory.every = choice.pick(["", "", "2", "3", "4"]) if clock is None else clock
+            memory.every = choice.pick(["", "", "", "2", "3", "4"]) if clock is None else clock
             if memory.every:
                 step.clock = f" every {memory.every}" + (f" offset 1" if choice.chance(4) and clock is None else "")
-            elif choice.chance(3):
+            elif choice.chance(5 if step.plain else 3):
                 step.anchored = f" at start({choice.pick(self.e.windows)})"
             self.e.flow.open.add(memory.node)
         self.e.memories.append(memory)
+        self.own.append(memory)
         return step
 
     def written(self, memory: Memory, deps: frozenset[str]) -> None:
@@ -110,7 +116,7 @@ class Memories:
             every = f"2 * {every}" if not every.isdigit() else str(2 * int(every))
         else:
             every = self.choice.pick(["4", "5", "6"])
-        alike = [m for m in self.e.memories if not m.open and m.kind == memory.kind and m.type == memory.type
+        alike = [m for m in self.own if not m.open and m.kind == memory.kind and m.type == memory.type
                  and m.structure == memory.structure and m.kind != "store"]  # fmt: skip
         if alike and not self.choice.chance(3):
             base = self.choice.pick(alike)
@@ -125,9 +131,9 @@ class Memories:
         if step.loss:
             text, deps, plain = step.loss, frozenset(), False
         else:
-            terms = [self._term(memory)]
+            terms = [self._term(memory, step.plain)]
             while len(terms) < 3 and choice.chance(4):
-                terms.append(self._term(memory))
+                terms.append(self._term(memory, step.plain))
             if len(terms) > 1:
                 terms = [terms[0], *(of("{0} * {1.tight}", self.e.gate(), t) if choice.chance(2) else t for t in terms[1:])]
             text = " + ".join(t.text for t in terms).replace("+ -", "- ")
@@ -138,24 +144,28 @@ class Memories:
         over = choice.pick([" over sum", " over mean", ""]) if step.slow else ""
         return f"minimize {text}{over}{step.anchored} by {steps}", deps | more
 
-    def _term(self, memory: Memory) -> Value:
+    def _term(self, memory: Memory, plain: bool) -> Value:
         """A scalar that reads its memory: convex and not, with one reading or the whole state."""
         e, name = self.e, Value(memory.name)
         if memory.kind in ("vector", "number"):
             return self._of_entries(memory, name)
         read = self._reading(memory)
         if memory.type.b == "1":
-            return of(self.choice.pick(["0.5 * ({0} - {1})^2", "-{0} * {1.tight}", "softplus({0} - {1})"]), read, e.number(1))
+            forms = ["0.5 * ({0} - {1.tight})^2", "-{0} * {1.tight}", "softplus({0} - {1.tight})"]
+            return of(self.choice.pick(forms[:2] if plain else forms), read, e.number(1))
         target = e.vector(memory.type.b, 1)
-        if e.tokens and self.choice.chance(3):
+        if e.tokens and not plain and self.choice.chance(2):
             token, classes = self.choice.pick(e.tokens)
             if classes == memory.type.b:
                 return of(f"cross_entropy({{0}}, {token})", read)
         forms = ["0.5 * sqnorm({0} - {1.tight})", "-dot({0}, {1})", "0.3 * sqnorm({0} - {1.tight})", "sum(softplus({0} - {1.tight}))", "mean({0} * {1.tight})",
                  "0.5 * sqnorm(tanh({0}) - {1.tight})", "mean(abs({0} - {1.tight}))", "0.5 * sqnorm(norm({0}) - {1.tight})",
-                 "sum(sqrt(1 + ({0} - {1.tight})^2))", "0.5 * sqnorm(relu({0}) - {1.tight})", "0.5 * sqnorm(softmax({0}) - {1.tight})"]  # fmt: skip
-        if memory.kind == "linear":
+                 "sum(sqrt(1 + ({0} - {1.tight})^2))", "-sum(min({0}, {1}))", "0.1 * sum(exp(min({0}, 1))) - dot({0}, {1})", "0.5 * sqnorm(relu({0}) - {1.tight})", "0.5 * sqnorm(softmax({0}) - {1.tight})"]  # fmt: skip
+        if plain:
+            forms = [*forms[:3], forms[4]]
+        if memory.kind == "linear" and (not plain or self.choice.chance(4)):
             back = self.at_value(memory)
+            forms = forms if not plain else []
             forms += [f"0.5 * sqnorm(transpose({memory.name})({back}) - {{2.tight}})", f"0.05 * sqnorm({memory.name}) - dot({{0}}, {{1}})",
                       f"0.5 * sqnorm(transpose({memory.name})({back})) - dot({{0}}, {back})"]  # fmt: skip
             found = of(self.choice.pick(forms), read, target, e.vector(memory.type.a, 1))
@@ -216,7 +226,12 @@ class Memories:
             lambda: choice.pick(ENTRYWISE),
             lambda: f"{self.file.rule()}({rate()}, {gate()})",
         ]
-        if memory.kind == "linear" and "1" not in (memory.type.a, memory.type.b):
+        if step.plain:
+            del options[-2:]
+            plain = plain and "1" not in (memory.type.a, memory.type.b)
+            if "1" not in (memory.type.a, memory.type.b):
+                options.append(lambda: f"decay({told(self.e.gates(memory.type.a, fixed))}), gd({rate()})")
+        elif memory.kind == "linear" and "1" not in (memory.type.a, memory.type.b):
             options += [
                 lambda: f"decay({told(self.e.gates(memory.type.a, fixed))}), gd({rate()})",
                 lambda: f"gd({rate()}), decay_values({told(self.e.gates(memory.type.b, fixed))})",

@@ -302,6 +302,7 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         and sum(c == component.get(s.name) for c in component.values()) == 1
     }  # fmt: skip
     work = Rewriter(unit, types)
+    given = {f"{i.name}.{o}" for i in unit.instances for o in i.outputs}
     made: dict[str, Atom] = {}
 
     def seen(atom: Atom, reader: str) -> Atom:
@@ -311,7 +312,8 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
             return atom
         if atom.name not in made:
             work.at(atom.span)
-            name = work.fresh(f"{atom.name}.last")
+            # Not under the name of an instance, whose states are its own.
+            name = work.fresh(f"last.{atom.name}" if atom.name in given else f"{atom.name}.last")
             made[atom.name] = work.define(name, "delay", (Ref(atom.name),), ticks=1) if atom.name in plain else work.define(name, "copy", (atom,))
         return made[atom.name]
 
