@@ -56,6 +56,9 @@ class Memories:
             memory.type = vector(b) if kind == "vector" else NUMBER
         if kind == "network":
             memory.structure = self.file.structure(a, b)
+        if self.own and choice.chance(3) and (kind == "store") == (self.own[-1].kind == "store"):
+            twin = self.own[-1]  # one may be reset to the other
+            memory.kind, memory.type, memory.structure, kind = twin.kind, twin.type, twin.structure, twin.kind
         step = Step(memory, plain=kind == "linear" and choice.chance(2))
         if kind != "store":
             memory.every = choice.pick(["", "", "", "2", "3", "4"]) if clock is None else clock
@@ -108,16 +111,15 @@ class Memories:
         self.written(memory, value.deps)
 
     def _reset(self, step: Step, paced: bool) -> str:
-        if paced or not self.choice.chance(4):
-            return ""
         memory = step.memory
+        alike = [m for m in self.own if not m.open and (m.kind, m.type, m.structure) == (memory.kind, memory.type, memory.structure)]
+        if paced or not self.choice.chance(2 if alike else 4):
+            return ""
         if step.anchored or step.clock:
             every = (memory.every or step.anchored.removeprefix(" at start(").removesuffix(")"))
             every = f"2 * {every}" if not every.isdigit() else str(2 * int(every))
         else:
             every = self.choice.pick(["4", "5", "6"])
-        alike = [m for m in self.own if not m.open and m.kind == memory.kind and m.type == memory.type
-                 and m.structure == memory.structure and m.kind != "store"]  # fmt: skip
         if alike and not self.choice.chance(3):
             base = self.choice.pick(alike)
             self.e.flow.add(memory.node, {base.node})
@@ -242,7 +244,7 @@ class Memories:
         if memory.kind == "vector":
             options.append(lambda: f"decay({told(self.e.gates(memory.type.b, fixed))}), gd({rate()})")
         if plain and not step.slow and not step.anchored:
-            options += [lambda: f"implicit({rate()})", lambda: f"decay({gate()}), implicit({rate()})"]
+            options += [lambda: f"implicit({rate()})", lambda: f"decay({gate()}), implicit({rate()})"] * 2
         return choice.pick(options)()
 
     # --- explicit updates --------------------------------------------------------------------------

@@ -123,6 +123,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
                 e.args[0], Num) else f"torch.full_like({text(e.args[1])}, {text(e.args[0])})"  # fmt: skip
         case "one_hot":
             return f"F.one_hot({align(text(e.args[0]), type(e.args[0]), Type('int', (), result.axes))}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
+        case "column":
+            return f"F.one_hot({text(e.args[0])}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
         case "cross_entropy":
             return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
     raise NotImplementedError(e.op)

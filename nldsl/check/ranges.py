@@ -256,6 +256,7 @@ TABLE: dict[str, Rule] = {
     "silu": _unary(_dip(_silu, -0.27846455, -1.2784645)),
     "gelu": _unary(_dip(_gelu, -0.16997121, -0.7517916)),
     "gelu_pull": _binary(lambda a, b: times(a, Interval(-0.13, 1.13))),
+    "column": lambda e, r: Interval(0.0, 1.0),
     "one_hot": lambda e, r: Interval(0.0, 1.0),
     "relu": _unary(lambda a: Interval(max(a.low, 0.0), max(a.high, 0.0))),
     "max": _binary(lambda a, b: Interval(max(a.low, b.low), max(a.high, b.high))),

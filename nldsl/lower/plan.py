@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from nldsl.check.recurrences import WHOLE
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
 from nldsl.lower.constants import fold_constants
@@ -83,8 +82,8 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
         NlError: NL601 for an objective that has no derivative, NL602 for an implicit step that cannot be solved.
     """
     unit, types = explicit(unit, types)
+    unit, types = _columns(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
-    unit, types = _before_states(unit, types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
     unit = prune(unit)
     work = Rewriter(unit, types)
@@ -269,14 +268,18 @@ def machine_inputs(form: Form) -> set[str]:
     return {a.name for a in atoms if isinstance(a, Ref)}
 
 
-def _before_states(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
-    """What looks at all ticks is a stream of its own, and a state that becomes it is a copy: it may be in a recurrence."""
+def _columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """An operator at an index: where it is no table that all ticks and copies share, a product with what picks the column."""
     work = Rewriter(unit, types)
-    for e in unit.equations:
-        if e.op in WHOLE and e.name in work.states:
+    shared = {p.name for p in unit.params if not p.type.axes}
+    some = [i.name for i in unit.inputs if i.type.kind == "real"] or [p.name for p in unit.params]
+    for e in ordered(unit.equations):
+        if all(isinstance(a, Ref) and a.name in shared for a in e.args) and e.args and e.op not in ("grad", "fold") and e.name not in work.states:
+            shared.add(e.name)
+        if e.op == "apply" and work.type(e.args[1]).kind == "int" and not (isinstance(e.args[0], Ref) and e.args[0].name in shared):
             work.at(e.span)
-            found = work.define(work.fresh(f"{e.name}.{e.op}"), e.op, e.args, **dict(e.attrs))
-            work.equations[e.name] = Equation(e.name, "copy", (found,), e.span)
+            place = work.define(work.fresh(f"{e.name}.column"), "column", (e.args[1], Ref(some[0])))
+            work.equations[e.name] = replace(e, args=(e.args[0], place))
     return work.finish()
 
 

@@ -88,9 +88,9 @@ class Subject:
 
 
 def sample(type: Type, draw: torch.Generator) -> Tensor:
-    shape = (BATCH, TICKS, *(n.integer for n in type.shape))
+    shape = (BATCH, TICKS, *(a.size.integer for a in type.axes), *(n.integer for n in type.shape))
     if type.kind == "int":
-        return torch.randint(type.bound.integer, (BATCH, TICKS), generator=draw)
+        return torch.randint(type.bound.integer, shape, generator=draw)
     return torch.randn(shape, generator=draw, dtype=torch.float64)
 
 
