@@ -195,7 +195,6 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     "flatten": (lambda w, a, y, c: w.emit("unflatten", c, a[0]),),
     "entry": (lambda w, a, y, c: w.total(c),),
     "unflatten": (lambda w, a, y, c: w.emit("flatten", c), lambda w, a, y, c: None),
-    "column": (None, lambda w, a, y, c: None),
     "fill": (lambda w, a, y, c: w.emit("sum", c), lambda w, a, y, c: None),
 }  # fmt: skip
 
