@@ -1,0 +1,1 @@
+"""What every spec must hold, as properties that are tried on it: `nldsl verify` and `nldsl.testing`."""

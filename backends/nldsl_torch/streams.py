@@ -206,7 +206,9 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
-def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None):
+def windows(
+    run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None, again=None
+):
     """Window after window of `ticks` ticks; windows end after ticks phase, phase + ticks, ... counted from the first of all.
 
     A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(tick, n, *streams, *fixed,
@@ -215,14 +217,22 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
 
     `late` is a tuple (function, streams, fixed values, states), the streams and states by number: `function(n, *streams, *fixed,
     *states) -> outputs` is what reads states after their step, so its windows begin one tick before theirs.
+
+    `again(function, n)`, where it is given, makes the functions keep nothing of a window but what they are given.
     """
     before = int(start)
     sizes = [min(T, ticks - (before - phase) % ticks)]
     sizes += [ticks] * ((T - sizes[0]) // ticks)
     sizes += [rest] if (rest := T - sum(sizes)) else []
     parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
-    values = _ahead(ahead, [streams[i] for i in given], [dims[0][i] for i in given], sizes, ticks) if ahead is not None else [()] * len(sizes)
     fn, taken, held, read = late or (None, (), (), ())
+    feeds = [(streams[i], dims[0][i]) for i in given]
+    values: list[tuple[Tensor, ...]] = [()] * len(sizes)
+    if again is not None:
+        values = list(zip(*(x.split(sizes, dim) for x, dim in feeds))) or values
+        run, fn = again(_with_ahead(run, ahead, len(given)), 2), fn and again(fn, 1)
+    elif ahead is not None:
+        values = _ahead(ahead, [x for x, _ in feeds], [dim for _, dim in feeds], sizes, ticks)
     shifted = [sizes[0] - 1, *sizes[1:], 1] if (before + T - phase) % ticks == 0 else [*sizes[:-1], sizes[-1] + 1]
     shifted[0] -= len(shifted) == len(sizes)
     moved = [streams[i].split(shifted, dims[0][i]) for i in taken]
@@ -236,6 +246,11 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
             states = out[len(out) - len(states) :]
             before += sizes[w]
     return tuple(torch.cat(o, dim) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
+
+
+def _with_ahead(run, ahead, n: int):
+    """`run` with the last n of its arguments replaced by what `ahead` makes of them."""
+    return run if ahead is None else lambda tick, ticks, *args: run(tick, ticks, *args[: len(args) - n], *ahead(*args[len(args) - n :], ticks))
 
 
 def _ahead(ahead, streams, dims, sizes: list[int], ticks: int) -> list[tuple[Tensor, ...]]:

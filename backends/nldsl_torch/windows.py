@@ -42,6 +42,8 @@ class WindowWriter(WindowEnds):
         self.names = Names()
         # The forms inside take streams: what never changes comes to them as one too.
         self.static = {n for n in self.static if n not in self._taken() or self.types[n].kind == "map"}
+        for copy, of in self.cut.copies.items():
+            self.names.taken[f"last {copy}"] = self.names.of(f"last {of}")
         self.same = held(self.cut, self.static)
         self.wide = {n: t if n in self.same or n in self.static else self._timed(t) for n, t in self.types.items()}
         self.wide |= {s.name: self.types[s.name] for s in (*self.cut.slow, *self.cut.fast) if self.types[s.name].kind == "map"}
@@ -75,7 +77,7 @@ class WindowWriter(WindowEnds):
         self.body.note(next((e.span for e in step.equations), self.step.equations[0].span))
         if form.scan is not None:
             self._scan(step, form.scan)
-        elif form.name == "closed" and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
+        elif form.name == "closed" and not form.chunked and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
             WindowKernels(form, self._vector, self._scalar, "", [], window=self).closed(step.outputs)
         else:
             self._chunks(step, form)

@@ -49,6 +49,15 @@ PAGES = {
         "which rule?",
         "The file has several rules that could be meant; name one with `--rule`.",
     ),
+    "NL816": error(
+        "no small sizes to verify at",
+        "`nldsl verify` runs a block at small sizes. It found none at which all of its parameters fit together; "
+        "give those it needs with `-D name=value`.",
+    ),
+    "NL817": error(
+        "no such property",
+        "`nldsl verify --property NAME` asks only for the properties named; they are listed.",
+    ),
     "NL899": error(
         "an internal error",
         "A mistake of nldsl itself, not of your file. Please report it with the file and the output of "

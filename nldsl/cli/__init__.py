@@ -21,13 +21,14 @@ COMMANDS = {
     "explain": "Say what the compiler makes of a file or a rule, or what a code means.",
     "show": "Print one stage of the compiler.",
     "build": "Write a block, or a rule as an optimizer, as PyTorch that runs on its own.",
+    "verify": "Try to falsify what every spec promises, on generated inputs and sizes.",
     "train": "Train the model of a file on text.",
     "compare": "Train several specs on the same text and set them side by side.",
     "new": "Write a small spec to start from.",
 }
 
 # Mistakes in the command line itself: blocks, stages and parameters that are not there, places that cannot be written.
-COMMAND_LINE = {"NL803", "NL805", "NL807", "NL810", "NL811", "NL813", "NL815"}
+COMMAND_LINE = {"NL803", "NL805", "NL807", "NL810", "NL811", "NL813", "NL815", "NL816", "NL817"}
 
 
 class Commands(click.Group):

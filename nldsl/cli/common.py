@@ -38,15 +38,10 @@ def pick_block(program: Program, name: str | None) -> str:
     Raises:
         NlError: NL803, NL811.
     """
-    from nldsl import tree
-    from nldsl.pipeline import names_in
-
     if name is not None:
         program.block(name)
         return name
-    blocks = {item.name: item for item in program.checked.file.items if isinstance(item, tree.Block)}
-    used = {other for item in blocks.values() for other in names_in(item.body) if other != item.name}
-    roots = [b for b in blocks if b not in used] or list(blocks)
+    roots = program.root_blocks
     if len(roots) == 1:
         return roots[0]
     listed = ", ".join(f"`{b}`" for b in roots)
@@ -80,23 +75,12 @@ def pick_rule(program: Program, name: str | None, block: str | None) -> str | No
     """
     if name is not None or block is not None or program.blocks or not program.rules:
         return name
-    from nldsl import tree
-    from nldsl.pipeline import names_in
-
-    nodes = program.rules
-    used = {other for node in nodes.values() for other in (*names_in(node.body), *_otherwise(node)) if other != node.name}
-    roots = [n for n, node in nodes.items() if n not in used and isinstance(node, tree.Rule)] or list(nodes)
+    roots = program.root_rules
     if len(roots) == 1:
         return roots[0]
     raise NlError(
         Diagnostic("NL815", f"{program.source.name} has several rules", expected=f"one of {', '.join(f'`{n}`' for n in roots)}",
                    help=f"--rule {roots[0]}"))  # fmt: skip
-
-
-def _otherwise(node: Any) -> tuple[str, ...]:
-    """The rule that takes what this one does not accept."""
-    other = getattr(node, "otherwise", None)
-    return (getattr(other, "id", str(other)),) if other is not None else ()
 
 
 def parse_structure(texts: Sequence[str]) -> dict[str, int]:

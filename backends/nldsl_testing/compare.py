@@ -1,0 +1,59 @@
+"""How far two runs are from each other, and how far they may be.
+
+The reference is the interpreter in float64. A run in float64 may differ from it in each tensor by `TOLERANCE` of the
+tensor's norm; a tensor that is small beside the others of its kind is measured by `SMALL` of them, as it may be what is left
+of a difference. A run in fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the
+condition of the computation, and by `FACTOR` units of rounding. The same measure lets a badly conditioned run in float64
+pass: there the loss in float32, scaled to float64, is the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+TOLERANCE, SMALL, FACTOR = 1e-9, 1e-4, 50.0
+
+
+def distances(found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """|found - wanted| of each tensor as a fraction of its size, or of a small part of the size of all; None is zero."""
+    norms = {n: 0.0 if w is None else w.double().norm().item() for n, w in wanted.items()}
+    total = sum(v * v for v in norms.values()) ** 0.5
+    off: dict[str, float] = {}
+    for name, w in wanted.items():
+        g = found[name]
+        far = _difference(g, w)
+        size = max(norms[name], SMALL * total)
+        off[name] = 0.0 if far == 0 else far / size if size > 0 else float("inf")
+    return off
+
+
+def _difference(a: Tensor | None, b: Tensor | None) -> float:
+    """The norm of a - b; places where both are the same infinity or both are no number do not count."""
+    if a is None or b is None:
+        x = b if a is None else a
+        return 0.0 if x is None else x.double().norm().item()
+    a, b = torch.broadcast_tensors(a.double(), b.double())
+    same = (a == b) | (a.isnan() & b.isnan())
+    far = torch.where(same, torch.zeros_like(a), a - b).norm().item()
+    return float("inf") if far != far else far
+
+
+def worst(off: Mapping[str, float]) -> tuple[str, float]:
+    """The name that is furthest off."""
+    name = max(off, key=lambda n: off[n], default="")
+    return name, off.get(name, 0.0)
+
+
+def equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Bit for bit, but for the sign of zero; no number equals no number."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan() if a.is_floating_point() else a == b)).all())
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Within `TOLERANCE` of their size."""
+    return _difference(a, b) <= TOLERANCE * b.double().norm().item()

@@ -1,0 +1,184 @@
+"""Runs of a block with everything that can be compared: outputs, states, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nldsl_interpreter import Interpreter
+from nldsl_testing.compare import FACTOR, TOLERANCE, distances, worst
+from nldsl_testing.example import Example
+from nldsl_testing.subject import Subject, Tensors, cut
+
+
+class Falsified(AssertionError):
+    """A property does not hold.
+
+    Attributes:
+        what: in one line.
+        names: outputs, states, params or inputs that show it.
+        lines: where these are written, `file:line  text`.
+    """
+
+    lines: tuple[str, ...] = ()
+
+    def __init__(self, what: str, *names: str):
+        super().__init__(what)
+        self.what, self.names = what, names
+
+
+@dataclass
+class Run:
+    """Outputs [batch, ticks, *], the state after the last tick, and what may be differentiated."""
+
+    y: Tensors
+    state: Tensors
+    leaves: Tensors
+
+    def gradients(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+        """Of sum of weights * outputs, where weights may cover a prefix of the ticks."""
+        loss: Tensor | int = 0
+        for name, w in weights.items():
+            loss = loss + (self.y[name][: w.shape[0], : w.shape[1]] * w.to(self.y[name].dtype)).sum()
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            return dict.fromkeys(self.leaves)
+        found = torch.autograd.grad(loss, list(self.leaves.values()), retain_graph=True, allow_unused=True)
+        return dict(zip(self.leaves, found, strict=True))
+
+    def weights(self, seed: int = 9) -> Tensors:
+        """Random cotangents of the outputs."""
+        draw = torch.Generator().manual_seed(seed)
+        return {n: torch.randn(v.shape, generator=draw).double() for n, v in self.y.items() if v.is_floating_point()}
+
+
+def given(inputs: Tensors, dtype: torch.dtype) -> Tensors:
+    return {n: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x for n, x in inputs.items()}
+
+
+def reals(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {n: x for n, x in tensors.items() if x.requires_grad}
+
+
+def interpret(
+    subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, by: Interpreter | None = None, inputs: Tensors | None = None
+) -> Run:
+    """One run of the interpreter, in one call."""
+    params = {n: p.to(dtype).requires_grad_(n in subject.trained) for n, p in subject.parameters(example.seed, example.noise).items()}
+    x = given(example.inputs(subject) if inputs is None else inputs, dtype)
+    y, state = (by or subject.interpreter).run(params, x)
+    return Run(y, state, reals({**params, **x}))
+
+
+def compiled(
+    subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, lowering: str | None = None, inputs: Tensors | None = None,
+    pieces: bool = False,
+) -> Run:  # fmt: skip
+    """One run of a lowering.
+
+    With `pieces` in the calls of `example.cuts`, of which every other one is of the chosen lowering, and one tick is a `step`.
+    """
+    params = subject.parameters(example.seed, example.noise)
+    names = [example.lowering if lowering is None else lowering]
+    names += ["chosen"] if pieces and names != ["chosen"] else []
+    modules = [subject.fresh(n, {k: v.to(dtype) for k, v in params.items()}, dtype) for n in names]
+    for n, p in modules[0].named_parameters():
+        for other in modules[1:]:
+            tie(other, n, p)
+    x = given(example.inputs(subject) if inputs is None else inputs, dtype)
+    leaves = reals({**dict(modules[0].named_parameters()), **x})
+    if not pieces:
+        y, state = subject.call(modules[0], x)
+        return Run(y, state, leaves)
+    parts: list[Tensors] = []
+    state, start = subject.initial_state(modules[0], example.batch), 0
+    for number, stop in enumerate(example.ends):
+        module, piece = modules[number % len(modules)], cut(x, start, stop)
+        run = subject.step if stop - start == 1 and number % 2 == 0 else subject.call
+        y, state = run(module, piece, state)
+        parts.append(y)
+        start = stop
+    return Run({n: torch.cat([p[n] for p in parts], 1) for n in parts[0]}, state, leaves)
+
+
+def tie(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+    """Let a module use the parameter of another."""
+    path, _, last = name.rpartition(".")
+    setattr(module.get_submodule(path), last, parameter)
+
+
+def agree(
+    subject: Subject, example: Example, found: Run, wanted: Run, what: str, *, gradients: bool = True, dtype: torch.dtype = torch.float64,
+    loss: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
+) -> None:  # fmt: skip
+    """Outputs, states and gradients are equal within rounding.
+
+    Args:
+        loss: how far the interpreter itself is off in `dtype` (in float32, where that is float64), by group and name.
+
+    Raises:
+        Falsified: they are not.
+    """
+    for group, (a, b) in groups(subject, found, wanted, gradients).items():
+        off = distances(a, b)
+        name, far = worst(off)
+        if dtype == torch.float64 and far <= TOLERANCE:
+            continue
+        lost = (loss() if loss is not None else rounding(subject, example, wanted, torch.float32 if dtype == torch.float64 else dtype, gradients))[group]
+        for name, far in sorted(off.items(), key=lambda item: -item[1]):
+            limit = allowed(dtype, max(lost.values(), default=0.0))
+            if not far <= limit:
+                raise Falsified(f"{what}: {group} `{name}` is off by {far:.1e} of its size, allowed {limit:.0e}", name)
+
+
+def groups(subject: Subject, found: Run, wanted: Run, gradients: bool) -> dict[str, tuple[Mapping[str, Tensor | None], Mapping[str, Tensor | None]]]:
+    for name, v in wanted.y.items():
+        if found.y[name].shape != v.shape:
+            raise Falsified(f"output `{name}` has the shape {tuple(found.y[name].shape)}, not {tuple(v.shape)}", name)
+    held = [n for n in subject.states if n in found.state and n in wanted.state]
+    pairs: dict[str, tuple[Mapping[str, Tensor | None], Mapping[str, Tensor | None]]] = {
+        "output": (found.y, wanted.y),
+        "state": ({n: found.state[n] for n in held}, {n: wanted.state[n] for n in held}),
+    }
+    if gradients:
+        weights = wanted.weights()
+        pairs["gradient of"] = found.gradients(weights), wanted.gradients(weights)
+    return pairs
+
+
+def rounding(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype, gradients: bool) -> dict[str, dict[str, float]]:
+    """How far the interpreter in `dtype` is from itself in float64, by group and name."""
+    try:
+        own = interpret(subject, example, dtype)
+        return {group: distances(a, b) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
+    except RuntimeError:  # an operation that torch lacks in this dtype
+        return {group: {} for group in ("output", "state", "gradient of")}
+
+
+def allowed(dtype: torch.dtype, lost: float) -> float:
+    """The bound for a run in `dtype`; `lost` is what the interpreter loses in it, or in float32 where it is float64."""
+    eps = torch.finfo(dtype).eps
+    if dtype == torch.float64:
+        return max(TOLERANCE, FACTOR * lost * eps / torch.finfo(torch.float32).eps)
+    return FACTOR * max(lost, eps)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Memory that nobody has written is no number, so that whoever reads it is found out."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+def with_future(example: Example, ticks: int = 3) -> Example:
+    return replace(example, cuts=(*example.cuts, ticks))
