@@ -146,8 +146,14 @@ class _Tick:
         args, result = [self.atom(a, scope) for a in e.args], self.m.types[e.name]
         if e.op == "gather":
             return gather(*args[0], e.attr("axis"))
+        if e.op == "ungather":
+            return args[0][0].movedim(1 + len(args[0][1].axes), 1 + result.axes.index(e.attr("axis")))
         values = arguments(e.op, result, args)
         match e.op:
+            case "unflatten":
+                return values[0].unflatten(-1, sizes(result)[len(result.axes) :])
+            case "column":
+                return (values[0].unsqueeze(-1) == torch.arange(sizes(result)[-1])).to(self.dtype)
             case "grad":
                 return self._gradient(e.attr("objective"), self._copies(values[0], result), scope)
             case "count":
