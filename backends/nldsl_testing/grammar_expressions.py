@@ -301,7 +301,9 @@ class Expressions:
             lambda: of("{0.tight} * {1.tight}", self.number(1), self.map(a, b, depth - 1), loose=True),
             lambda: of("tanh({0})", self.map(a, b, depth - 1)),
         ]
-        if "1" not in (a, b):
+        if "1" in (a, b):
+            options = options[1:]
+        else:
             middle = self.any_size()
             options += [
                 lambda: of("{0.tight} * {1.tight}", self.gates(a), self.map(a, b, depth - 1), loose=True),
@@ -310,7 +312,7 @@ class Expressions:
                 lambda: of("matmul({0}, {1})", self.map(middle, b, depth - 1), self.map(a, middle, depth - 1)),
             ]
         if depth <= 0:
-            return options[0]() if "1" not in (a, b) else options[1]()
+            return options[0]()
         states = [m for m in self.memories if m.kind == "linear" and m.type == operator(a, b)]
         if states:
             options.append(lambda: self._state(self.choice.pick(states)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nldsl_testing.grammar_expressions import Expressions
 from nldsl_testing.grammar_structures import File
-from nldsl_testing.grammar_values import NUMBER, Memory, Type, Value, of, operator, vector
+from nldsl_testing.grammar_values import NOTHING, NUMBER, Memory, Value, of, operator, vector
 
 FIRST = ("", "zeros", "learned", "learned(normal(0.5))", "normal(0.3)", "0.5")
 # Rules of the library that act entry by entry, with an `eps` under which nothing is divided by rounding.
@@ -63,7 +63,7 @@ class Memories:
         if kind != "store":
             memory.every = choice.pick(["", "", "", "2", "3", "4"]) if clock is None else clock
             if memory.every:
-                step.clock = f" every {memory.every}" + (f" offset 1" if choice.chance(4) and clock is None else "")
+                step.clock = f" every {memory.every}" + (" offset 1" if choice.chance(4) and clock is None else "")
             elif choice.chance(5 if step.plain else 3):
                 step.anchored = f" at start({choice.pick(self.e.windows)})"
             self.e.flow.open.add(memory.node)
@@ -90,6 +90,8 @@ class Memories:
         elif memory.kind == "linear" and memory.type.a == memory.type.b and choice.chance(5):
             first = "eye"
         clauses += self._reset(step, "every " in clauses)
+        if " to M" in clauses and first.startswith("learned"):
+            first = ""  # that of the memory it goes back to
         if not updated and choice.chance(6):
             clauses += "  writes stop"
         if memory.kind == "linear" and not step.loss and choice.chance(5):
@@ -131,7 +133,7 @@ class Memories:
     def _minimize(self, step: Step) -> tuple[str, frozenset[str]]:
         memory, choice = step.memory, self.choice
         if step.loss:
-            text, deps, plain = step.loss, frozenset(), False
+            text, deps, plain = step.loss, NOTHING, False
         else:
             terms = [self._term(memory, step.plain)]
             while len(terms) < 3 and choice.chance(4):
@@ -139,12 +141,11 @@ class Memories:
             if len(terms) > 1:
                 terms = [terms[0], *(of("{0} * {1.tight}", self.e.gate(), t) if choice.chance(2) else t for t in terms[1:])]
             text = " + ".join(t.text for t in terms).replace("+ -", "- ")
-            deps = frozenset().union(*(t.deps for t in terms))
+            deps = NOTHING.union(*(t.deps for t in terms))
             plain = len(terms) == 1 and text.startswith("0.5 * sqnorm(M") and not step.slow
-        deps -= {memory.node}
         steps, more = self._steps(step, plain)
         over = choice.pick([" over sum", " over mean", ""]) if step.slow else ""
-        return f"minimize {text}{over}{step.anchored} by {steps}", deps | more
+        return f"minimize {text}{over}{step.anchored} by {steps}", (deps - {memory.node}) | more
 
     def _term(self, memory: Memory, plain: bool) -> Value:
         """A scalar that reads its memory: convex and not, with one reading or the whole state."""
@@ -162,7 +163,8 @@ class Memories:
                 return of(f"cross_entropy({{0}}, {token})", read)
         forms = ["0.5 * sqnorm({0} - {1.tight})", "-dot({0}, {1})", "0.3 * sqnorm({0} - {1.tight})", "sum(softplus({0} - {1.tight}))", "mean({0} * {1.tight})",
                  "0.5 * sqnorm(tanh({0}) - {1.tight})", "mean(abs({0} - {1.tight}))", "0.5 * sqnorm(norm({0}) - {1.tight})",
-                 "sum(sqrt(1 + ({0} - {1.tight})^2))", "-sum(min({0}, {1}))", "0.1 * sum(exp(min({0}, 1))) - dot({0}, {1})", "0.5 * sqnorm(relu({0}) - {1.tight})", "0.5 * sqnorm(softmax({0}) - {1.tight})"]  # fmt: skip
+                 "sum(sqrt(1 + ({0} - {1.tight})^2))", "-sum(min({0}, {1}))", "0.1 * sum(exp(min({0}, 1))) - dot({0}, {1})",
+                 "0.5 * sqnorm(relu({0}) - {1.tight})", "0.5 * sqnorm(softmax({0}) - {1.tight})"]  # fmt: skip
         if plain:
             forms = [*forms[:3], forms[4]]
         if memory.kind == "linear" and (not plain or self.choice.chance(4)):
@@ -282,17 +284,16 @@ class Memories:
             kept.append(lambda: of("0.5 * transpose({0})", past))
         parts = [choice.pick(kept)()]
         while len(parts) < 4 and (len(parts) == 1 or choice.chance(2)):
-            key = e.at(memory, e.key(a))
-            kinds: list[Callable[[], Value]] = [
-                lambda: of("outer({0}, {1})", e.vector(b, 1), key),
-                lambda: of(f"0.4 * outer({{0.tight}} - last {memory.name}({{1}}), {{1}})", e.vector(b, 1), key),
-                lambda: of("0.3 * {0.tight}", e.map(a, b, 1)),
-                lambda: of(f"0.3 * outer(tanh(last {memory.name}({{0}})), {{0}})", key),
-            ]
-            parts.append(choice.pick(kinds)())
+            parts.append(self._written(memory, e.at(memory, e.key(a))))
         return Value(" + ".join(p.text for p in parts), frozenset().union(*(p.deps for p in parts)), True)
 
-
-def type_of(memory: Memory) -> Type:
-    """What reading a memory gives."""
-    return vector(memory.type.b)
+    def _written(self, memory: Memory, key: Value) -> Value:
+        """A part of an operator's update that does not keep it."""
+        e, (a, b), last = self.e, (memory.type.a, memory.type.b), f"last {memory.name}"
+        kinds: list[Callable[[], Value]] = [
+            lambda: of("outer({0}, {1})", e.vector(b, 1), key),
+            lambda: of(f"0.4 * outer({{0.tight}} - {last}({{1}}), {{1}})", e.vector(b, 1), key),
+            lambda: of("0.3 * {0.tight}", e.map(a, b, 1)),
+            lambda: of(f"0.3 * outer(tanh({last}({{0}})), {{0}})", key),
+        ]
+        return self.choice.pick(kinds)()

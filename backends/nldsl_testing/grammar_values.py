@@ -20,6 +20,9 @@ class Value:
     deps: frozenset[str] = NOTHING
     loose: bool = False
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def tight(self) -> str:
         return f"({self.text})" if self.loose else self.text
@@ -28,9 +31,6 @@ class Value:
 def of(form: str, *parts: Value, loose: bool = False) -> Value:
     """An expression of expressions: `{0}` stands alone, `{0.tight}` beside an operator."""
     return Value(form.format(*parts), frozenset().union(*(p.deps for p in parts)), loose)
-
-
-Value.__str__ = lambda self: self.text  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
