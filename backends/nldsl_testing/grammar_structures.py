@@ -18,17 +18,17 @@ class File:
 
     choice: Draw
     items: dict[str, str] = field(default_factory=dict)
-    structures: list[str] = field(default_factory=list)
+    structures: dict[str, bool] = field(default_factory=dict)  # and whether they are for vectors only
     rules: list[str] = field(default_factory=list)
 
     def structure(self, a: str, b: str) -> str:
-        """A network from a to b, as the type of a memory."""
-        if not self.structures or self.choice.chance(3):
-            name = f"net{len(self.structures) + 1}"
-            self.structures.append(name)
-            self.items[name] = structure_text(self.choice, name)
-        name = self.choice.pick(self.structures)
-        return f"{name}({a}, {b})"
+        """A network from a to b, as the type of a memory. Nothing is normalised where b is 1: little more than a sign would be left."""
+        known = [name for name, wide in self.structures.items() if wide <= (b != "1")]
+        if not known or self.choice.chance(3):
+            known = [f"net{len(self.structures) + 1}"]
+            self.structures[known[0]] = b != "1"
+            self.items[known[0]] = structure_text(self.choice, known[0], b != "1")
+        return f"{self.choice.pick(known)}({a}, {b})"
 
     def rule(self) -> str:
         """A rule of two numbers: a rate, and what is kept."""
@@ -47,10 +47,10 @@ class File:
         return "\n".join(self.items.values())
 
 
-def structure_text(choice: Draw, name: str) -> str:
+def structure_text(choice: Draw, name: str, norms: bool) -> str:
     """Layers with biases, gates, gains, norms and chains; any two sizes, the two of a residual too."""
     lines, act = ["in x : real[a]"], choice.pick(SMOOTH)
-    kind = choice.pick(["linear", "affine", "mlp", "gated", "gained", "deep", "residual"])
+    kind = choice.pick(["linear", "affine", "mlp", "gated", "gained", "deep", *(["residual"] * norms)])
     if kind in ("linear", "affine"):
         lines += ["param W : a -> b", "z = W(x)"]
         if kind == "affine":
@@ -68,7 +68,7 @@ def structure_text(choice: Draw, name: str) -> str:
         else:
             lines += ["z = down(r)"]
     last = "u" if kind == "affine" else "z"
-    lines.append(f"out y = {choice.pick([last, f'norm({last})', f'tanh({last})'])}")
+    lines.append(f"out y = {choice.pick([last, f'tanh({last})', *([f'norm({last})'] * norms)])}")
     body = "".join(f"  {line}\n" for line in lines)
     return f"block {name}(a, b, hidden = 4) {{\n{body}}}\n"
 

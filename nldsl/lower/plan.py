@@ -97,6 +97,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     unit, types = _columns(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
+    unit, types = name_outputs(fold_constants(unit, types), types)  # memories that are numbers are streams now
     unit, types, same = stagger(prune(unit), types, _parallel)
     work = Rewriter(unit, types)
     states = {s.name: s for s in unit.states}

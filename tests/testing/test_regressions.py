@@ -38,6 +38,7 @@ PROGRAMS = {
     "a memory becomes an operator": main("param p : d -> d  memory M : d -> d { update p }  out y = last M(x)"),
     "a slow memory becomes an operator": main("param p : d -> d  memory M : d -> d every 2 { update p over last }  out y = last M(x)"),
     "a slow memory becomes a number": main("memory M : real[d] every 2 { update 0.3 over last }  out y = last M + x"),
+    "a memory that is a number": main("memory M : real { update 0.5 * 0.5 }  out y = M * x  out z = M"),
     "the past of a param": main("param p : real[d]  z = delay(p, 2)  u = delay(0.5, 1)  out y = z * u + x"),
     "a param as a target": main("param p : real[d]  memory M : d -> d every 2 { minimize -dot(M(x), p) by gd(0.1) }  out y = M(x)"),
     "a param as a key": main("param p : real[d]  memory M : d -> d every 2 { minimize 0.5 * sqnorm(M(p) - p) by gd(0.1) }  out y = M(p) + x"),
