@@ -21,6 +21,7 @@ _WHERE = {
         "assert_property", "assert_proof", "assert_slopes", "assert_splits", "assert_states", "assert_updates", "check",
     ),
     "nldsl_testing.example": ("Example", "Space", "cuts"),
+    "nldsl_testing.programs": ("programs", "rule_texts"),
     "nldsl_testing.subject": ("Subject",),
     "nldsl_testing.verify": ("Budget", "Report", "verify"),
 }  # fmt: skip

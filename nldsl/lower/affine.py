@@ -306,7 +306,8 @@ class _Domain:
         for name, c in b.reads:
             reads[name] = self.work.add(reads[name], c, f"{e.name}.c") if name in reads else c
         parts = [v.constant for v in (a, b) if v.constant is not None]
-        if any(isinstance(p, Num) for p in parts):
+        parts = [self.work.entry(p, self.work.types[e.name]) for p in parts]
+        if any(isinstance(p, Num) or self.work.type(p).shape != self.work.types[e.name].shape for p in parts):
             raise NotLinear("a number is added to what was read", e.span)
         constant = self.work.add(parts[0], parts[1], f"{e.name}.c") if len(parts) == 2 else parts[0] if parts else None
         return Vector(tuple(reads.items()), constant)
