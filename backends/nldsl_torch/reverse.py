@@ -57,7 +57,8 @@ def taped(fn, *args):
 
     def tape():
         with torch.enable_grad():
-            return fn(*given)
+            outs = fn(*given)
+            return outs if isinstance(outs, Tensor) else tuple(outs)
 
     outs = tape()
     several = not isinstance(outs, Tensor)
