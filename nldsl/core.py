@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nldsl.dims import Dim
+from nldsl.schedules import Schedule
 from nldsl.source import NOWHERE, Span
 
 
@@ -212,6 +213,7 @@ class Unit:
     instances: tuple[Instance, ...]
     outputs: tuple[tuple[str, Atom], ...]
     span: Span = _span()
+    schedule: Schedule = Schedule()  # how it is to run; no meaning of it depends on this
 
 
 @dataclass(frozen=True)

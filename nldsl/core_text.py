@@ -56,6 +56,7 @@ def unit_text(unit: Unit) -> str:
         lines.append(f"  {i.name} = block {i.unit or i.block} ({args})")
     lines += [line for e in unit.equations for line in equation_lines(e)]
     lines += [f"  out {name} = {atom_text(a)}" for name, a in unit.outputs]
+    lines += [f"  schedule {ask}" for ask in unit.schedule.asks]
     return "\n".join(lines)
 
 

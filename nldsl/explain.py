@@ -11,7 +11,7 @@ from nldsl.core import State
 from nldsl.dims import Dim
 from nldsl.lower.cost import attention, chunk_flops, decoding_flops, map_flops, state_bytes, tick_flops
 from nldsl.lower.equation import machine_text, window_text
-from nldsl.lower.plan import Plan, plan
+from nldsl.lower.plan import Form, Plan, plan
 from nldsl.lower.schedule import Recurrence
 from nldsl.pipeline import block_parameters
 from nldsl.program import Elaborated, Program
@@ -81,9 +81,9 @@ def _sum(value: object) -> str:
 def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     form = found.forms[step.states[0]]
     reading = Reading.of(found.unit)
-    names = [s for s in step.states if s not in reading.starts and s not in reading.paced]
+    names = [s for s in step.states if s not in reading.starts and s not in reading.paced and s not in found.same]
     if not names:
-        return []  # copies at the starts of windows alone: said with what is left open
+        return []  # copies at the starts of windows, said with what is left open, or for later reads
     lines = [f"  memory {', '.join(names)} : {found.types[names[0]]}"]
     text = machine_text(found, form) if form.machine is not None else window_text(found, form) if form.windows is not None else []
     lines += [f"    {'update' if n == 0 else '      '}  {line}" for n, line in enumerate(text)]
@@ -95,8 +95,12 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
             members = inner.machine.states if inner.machine is not None else (name,)
             inside.setdefault(inner.name, []).extend(s for s in members if s not in form.windows.sums.values())
         lines += [f"            inside one, {', '.join(names)}: {kind}" for kind, names in inside.items() if names]
+    lines += [f"    asked   {', '.join(asked)}"] if (asked := _asked(found, names, form)) else []
     if form.name == "solve":
         lines.append(f"    why     {form.why}")
+    rounds = 1 + list(found.same.values()).count(names[0])
+    if rounds > 1:
+        lines.append(f"    rounds  {rounds}: it is read at places that were read from it; each round costs about the same")
     if form.transposed:
         lines.append("            (on the transposed state: the side that depends on it is the key side)")
     chunked = chunk_flops(found, step, form)
@@ -105,6 +109,12 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     if chunked is not None:
         lines.append(f"            about {_sum(chunked)} in chunks of {form.chunk}")
     return lines
+
+
+def _asked(found: Plan, names: list[str], form: Form) -> list[str]:
+    """What the schedule asks of a recurrence and is done; a loop says so itself."""
+    done = {"form": form.name != "loop", "chunk": any(f.chunked for f in (form, *form.forms.values())), "recompute": form.recompute}
+    return [str(ask) for word, is_done in done.items() if is_done and (ask := found.unit.schedule.asked(word, names)) is not None]
 
 
 def _stores(found: Plan) -> list[str]:
@@ -123,7 +133,7 @@ def _defaults(found: Plan) -> list[str]:
     for state in found.unit.states:
         if state.name in reading.starts:
             out.append(f"{state.name}: the state of {reading.starts[state.name]} when the window of {state.every} ticks began")
-        elif state.name not in reading.paced:
+        elif state.name not in reading.paced and state.name not in found.same:
             out += _state_defaults(state)
     plain = [p.name for p in found.unit.params if p.default_init]
     if plain:

@@ -7,11 +7,11 @@ from typing import Any
 
 from nldsl import tree
 from nldsl.format_line import Piece
-from nldsl.parse_build import CLAUSES, ITEMS, STATEMENTS
+from nldsl.parse_build import ASKS, CLAUSES, ITEMS, STATEMENTS
 from nldsl.parse_lex import lex
 from nldsl.source import Source
 
-_WHOLE = STATEMENTS + CLAUSES + ITEMS
+_WHOLE = STATEMENTS + CLAUSES + ASKS + ITEMS
 
 
 @dataclass

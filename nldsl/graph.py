@@ -76,16 +76,21 @@ def rule_graph(rule: Rule, *, full: bool = False) -> nx.MultiDiGraph:
     >>> [(d["label"], d["clock"], d["depth"]) for _, d in graph.nodes(data=True) if "depth" in d][:2]
     [('w', 'each step', 2), ('exp_avg', 'each step', 0)]
     """
-    from nldsl.program import Elaborated
-
-    drawn = _drawn(rule, full)
-    graph = nesting_graph(Elaborated(drawn.key, {drawn.key: drawn}, {drawn.key: rule.types}))
+    graph = nesting_graph(rule_elaborated(rule, full=full))
     clocks = rule_clocks(rule)
     for node, data in graph.nodes(data=True):
         data["label"] = node.removeprefix("w.")
         if "depth" in data:
             data["clock"] = clocks.get(node, "each step")
     return graph
+
+
+def rule_elaborated(rule: Rule, *, full: bool = True) -> Elaborated:
+    """A rule as a block with the memory `w`, whose ticks are steps; without the numbers of a step, unless all is wanted."""
+    from nldsl.program import Elaborated
+
+    drawn = _drawn(rule, full)
+    return Elaborated(drawn.key, {drawn.key: drawn}, {drawn.key: rule.types})
 
 
 def rule_levels(rule: Rule) -> list[tuple[str, list[str]]]:

@@ -22,7 +22,8 @@ STATEMENTS = (
     tree.Out, tree.Update, tree.Minimize,
 )  # fmt: skip
 CLAUSES = (tree.Key, tree.Value, tree.Minimize, tree.Update, tree.Reset, tree.Writes)
-ITEMS = (tree.Import, tree.Const, tree.Block, tree.Rule, tree.Train)
+ASKS = (tree.Ask,)
+ITEMS = (tree.Import, tree.Const, tree.Block, tree.Rule, tree.Schedule, tree.Train)
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
@@ -120,6 +121,19 @@ def _selected(kids: list, span: Span) -> tree.Call:
     return tree.Call(tree.Name(kids[0].text, Span(span.source, span.start, span.start + len(kids[0].text))), only(kids, tree.Arg), span)
 
 
+def _setting(kids: list, span: Span) -> tree.Equation:
+    """A setting whose name is a word of the language."""
+    word = kids[0].text
+    return tree.Equation(tree.Declared(word, None, Span(span.source, span.start, span.start + len(word))), kids[2], span)
+
+
+def _how(kids: list, span: Span) -> tree.How:
+    value = kids[-1] if len(kids) > 1 else None
+    if isinstance(value, Token):
+        value = tree.Name(value.text, Span(span.source, value.start, value.end))
+    return tree.How(kids[0].text, value, span)
+
+
 def _block(make: Callable) -> Callable:
     return lambda kids, span: make(kids[1].text, tuple(first(kids, Formals) or ()), tuple(kids[-1]), span)
 
@@ -135,6 +149,10 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "block": _block(tree.Block),
     "rule": _rule,
     "train": lambda kids, span: tree.Train(kids[1].text, tuple(kids[-1]), span),
+    "schedule": lambda kids, span: tree.Schedule(kids[1].text, tuple(kids[-1]), span),
+    "asks": lambda kids, span: Body(only(kids, ASKS)),
+    "ask": lambda kids, span: tree.Ask(first(kids[:1], EXPRS), only(kids, tree.How), span),
+    "how": _how,
     "formals": lambda kids, span: Formals(only(kids, tree.Formal)),
     "formal": lambda kids, span: tree.Formal(kids[0].text, after(kids, "EQUAL"), span),
     "body": lambda kids, span: Body(only(kids, STATEMENTS)),
@@ -144,6 +162,7 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "param": lambda kids, span: tree.Param(only(kids, tree.Declared), after(kids, "COLON"), after(kids, "EQUAL"), span),
     "memory": _memory,
     "equation": lambda kids, span: tree.Equation(kids[0], kids[2], span),
+    "setting": _setting,
     "each": _loop(tree.Each),
     "for_": _loop(tree.For),
     "chain": lambda kids, span: tree.Chain(kids[1].text, kids[3], kids[5].text, kids[7], tuple(kids[-1]), span),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nldsl import tree
 from nldsl.diagnostics import Diagnostic, Label
+from nldsl.parse_table import tables
 from nldsl.source import Span
 
 
@@ -24,6 +25,10 @@ def _body(item: tree.Item, body: tuple[tree.Stmt, ...]) -> Iterator[Diagnostic]:
                 yield _place(stmt, "a `train` has settings `NAME = ...` and one `minimize`, not this")
             elif isinstance(stmt, tree.Minimize) and (stmt.over is not None or stmt.start is not None):
                 yield _place(stmt, "`over` and `at start(...)` stand in a `minimize` of a memory; a `train` has neither")
+        elif isinstance(stmt, tree.Equation) and stmt.name.id in tables().words:
+            yield Diagnostic(
+                "NL007", f"`{stmt.name.id}` is a word of the language and cannot be a name", (Label(stmt.name.span),), "a name",
+                f"`{stmt.name.id}`", f"call it `{stmt.name.id}_`")  # fmt: skip
         elif isinstance(stmt, tree.Update) and not isinstance(item, tree.Rule):
             yield _place(stmt, "an `update` stands in a rule or in the braces of a memory")
         elif isinstance(stmt, tree.Minimize):

@@ -18,10 +18,12 @@ _GROUPS = (
     ({"REAL", "INT"}, {"REAL", "INT", "BOOL", "STORE", "LIKE", "NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR",
                        "LSQB", "LAST", "START"}, "a type"),
     ({"NUMBER"}, {"NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR", "LSQB", "LAST", "START"}, "an expression"),
-    ({"PARAM"}, {"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT", "UPDATE", "MINIMIZE", "NAME"}, "a statement"),
+    ({"PARAM"}, {"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT", "UPDATE", "MINIMIZE", "SCHEDULE", "NAME"},
+     "a statement"),
     ({"KEY"}, {"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES"},
      "a clause (key, value, minimize, update, reset or writes)"),
-    ({"BLOCK"}, {"IMPORT", "CONST", "BLOCK", "RULE", "TRAIN", END}, "an item (import, const, block, rule or train)"),
+    ({"BLOCK"}, {"IMPORT", "CONST", "BLOCK", "RULE", "SCHEDULE", "TRAIN", END},
+     "an item (import, const, block, rule, schedule or train)"),
 )  # fmt: skip
 
 _CLAUSES = frozenset({"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES"})
@@ -160,6 +162,9 @@ def repaired(where: Where, repair: Any) -> Diagnostic:
     token, words = where.token, repair.words
     if where.index in where.scanned.strays and repair.skip and token.kind in CLOSERS:
         return _stray(where, words)
+    if token.kind == "BY" and any(isinstance(value, Token) and value.kind == "SCHEDULE" for value in where.stack.values):
+        message = f"a `,` joins what is asked of one memory, and {found(where.previous or token)} is another"
+        return _make(where, "NL001", message, where.span(where.previous or token), "leave out the `,` before it")
     if repair.pop:
         return _reserved(where, where.top)
     if words == ("NAME",):

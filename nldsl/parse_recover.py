@@ -26,6 +26,7 @@ _UNLIKE = {("ARROW", "EQUAL"), ("LBRACE", "COMMA"), ("EQUAL", "ARROW"), ("COMMA"
 HEADERS = {
     "BLOCK": ("NAME",),
     "RULE": ("NAME",),
+    "SCHEDULE": ("NAME",),
     "TRAIN": ("NAME",),
     "MEMORY": ("NAME", "COLON", "REAL"),
     "EACH": ("NAME", "IN", "NAME"),

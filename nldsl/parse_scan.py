@@ -12,7 +12,7 @@ from nldsl.source import Source, Span
 MAX_TEXT = 1_000_000
 MAX_DEPTH = 100
 
-ITEM_WORDS = frozenset({"IMPORT", "CONST", "BLOCK", "RULE", "TRAIN"})
+ITEM_WORDS = frozenset({"IMPORT", "CONST", "BLOCK", "RULE", "SCHEDULE", "TRAIN"})
 STATEMENT_WORDS = frozenset(
     {"PARAM", "MEMORY", "EACH", "CHAIN", "OUT", "KEY", "VALUE", "MINIMIZE", "UPDATE", "RESET"}
 )  # besides `in` and `for`, which also stand inside statements
@@ -45,15 +45,16 @@ def scan(source: Source, lexed: Lexed) -> Scanned:
     stack: list[int] = []  # indices of open brackets in out.tokens
     suspect: Token | None = None  # a `{` whose `}` stands to the left of its line
     end = -1
-    for token in tokens:
+    for token, after in zip(tokens, [*tokens[1:], tokens[-1]], strict=True):
         index = len(out.tokens)
+        item = token.kind in ITEM_WORDS and after.kind != "EQUAL"  # `schedule = ...` is a setting of a `train`
         first = end < 0 or "\n" in source.text[end : token.start] or "\r" in source.text[end : token.start]
         if token.end > token.start:
             end = token.end
-        if token.kind in ITEM_WORDS or token.kind in STATEMENT_WORDS or token.kind in ("LBRACE", "RBRACE", END):
+        if item or token.kind in STATEMENT_WORDS or token.kind in ("LBRACE", "RBRACE", END):
             while stack and out.tokens[stack[-1]].kind != "LBRACE":
                 stack.pop()
-        if token.kind in ITEM_WORDS and first or token.kind == END:
+        if item and first or token.kind == END:
             if stack:
                 out.diagnostics.append(_open(source, suspect or out.tokens[stack[-1]], token))
             suspect = None

@@ -6,14 +6,14 @@ from typing import Any
 
 from nldsl import tree
 from nldsl.diagnostics import Diagnostic, Label
-from nldsl.parse_build import BUILDERS, CLAUSES, DROPPED, ITEMS, STATEMENTS
+from nldsl.parse_build import ASKS, BUILDERS, CLAUSES, DROPPED, ITEMS, STATEMENTS
 from nldsl.parse_lex import Token
 from nldsl.parse_scan import MAX_DEPTH
 from nldsl.parse_table import END, tables
 from nldsl.source import Source, Span
 
 _SPLICED = "__"
-_WHOLE = frozenset(STATEMENTS + CLAUSES + ITEMS)
+_WHOLE = frozenset(STATEMENTS + CLAUSES + ASKS + ITEMS)
 
 
 class Stack:

@@ -64,7 +64,7 @@ def check_source(source: Source) -> Checked:
     rules = [item for item in file.items if isinstance(item, tree.Rule) and item.name not in used]
     found = [*found, *wrong, *check_units(units), *(d for rule in rules for d in check_rule(rule, top))]
     if not any(d.severity == "error" for d in found):
-        found += underivable(units)
+        found += underivable(units) or in_vain(units)
         found += [d for item in file.items if isinstance(item, tree.Train) for d in read_train(item, top)[1]]
     return Checked(source, file, top, units, keys, distinct(without_consequences(found)))
 
@@ -86,6 +86,20 @@ def underivable(units: Units) -> list[Diagnostic]:
         if any(e.op == "grad" for e in unit.equations) and key in units.types:
             try:
                 explicit(unit, dict(units.types[key]))
+            except NlError as wrong:
+                found += wrong.diagnostics
+    return found
+
+
+def in_vain(units: Units) -> list[Diagnostic]:
+    """What schedules ask and cannot have. A unit without a schedule is not lowered here."""
+    found: list[Diagnostic] = []
+    for key, unit in units.units.items():
+        if unit.schedule.asks and key in units.types:
+            from nldsl.lower.plan import plan
+
+            try:
+                plan(unit, dict(units.types[key]))
             except NlError as wrong:
                 found += wrong.diagnostics
     return found

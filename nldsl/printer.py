@@ -93,8 +93,8 @@ def print_type(type_: tree.Type) -> str:
     raise TypeError(f"not a type: {type_!r}")
 
 
-def print_stmt(stmt: tree.Stmt | tree.Clause) -> str:
-    """The text of a statement or clause; the braces of a memory on one line."""
+def print_stmt(stmt: tree.Stmt | tree.Clause | tree.Ask) -> str:
+    """The text of a statement, a clause or a line of a schedule; the braces of a memory on one line."""
     match stmt:
         case tree.In(names, type_):
             return f"in {_names(names)} : {print_type(type_)}"
@@ -128,6 +128,8 @@ def print_stmt(stmt: tree.Stmt | tree.Clause) -> str:
             return f"value {print_expr(expr)}"
         case tree.Reset(when, period, to=to):
             return f"reset {when}{_part('', period)}{_part(' to', to)}"
+        case tree.Ask(memory, how):
+            return f"{'*' if memory is None else _at(memory, _APPLY)} {', '.join(map(_how, how))}"
         case tree.Writes(how):
             return f"writes {how}"
     raise TypeError(f"not a statement: {stmt!r}")
@@ -144,6 +146,8 @@ def print_item(item: tree.Item) -> str:
         case tree.Rule(name, formals, body, _, on, otherwise, word):
             accepts = "" if on is None else f" on {print_type(on)}" + (f" {word}" if word else "") + (f" else {otherwise}" if otherwise else "")
             return f"rule {name}{_formals(formals)}{accepts} {_body(body)}"
+        case tree.Schedule(name, asks):
+            return "\n".join([f"schedule {name} {{", *map(print_stmt, asks), "}"])
         case tree.Train(name, body):
             return f"train {name} {_body(body)}"
     raise TypeError(f"not an item: {item!r}")
@@ -151,6 +155,10 @@ def print_item(item: tree.Item) -> str:
 
 def _step(step: tree.Expr | tree.Step) -> str:
     return f"{print_expr(step.rule)} every {print_expr(step.every)}" if isinstance(step, tree.Step) else print_expr(step)
+
+
+def _how(how: tree.How) -> str:
+    return how.word if how.value is None else f"{how.word} {'' if how.word == 'by' else '= '}{print_expr(how.value)}"
 
 
 def _route(route: tree.Route) -> str:

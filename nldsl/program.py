@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from nldsl.check.shapes import Types
 from nldsl.core import Rule, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.dims import Dim
+from nldsl.elaborate.schedules import schedules_of
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.pipeline import Checked, block_parameters, check_source, check_units, distinct, names_in
 from nldsl.rules import rule_of, rules_of
+from nldsl.schedules import Schedule
 from nldsl.source import Source
 
 MAX_BYTES = 4_000_000
@@ -45,6 +47,16 @@ class Elaborated:
     def parts(self) -> tuple[Mapping[str, Unit], Mapping[str, Types], str]:
         """(units, types, key), as backends take them."""
         return self.units, self.types, self.key
+
+    def scheduled(self, schedules: Mapping[str, Schedule]) -> Elaborated:
+        """The same with the schedules given by block; blocks not named are left to the compiler, whatever their file asks."""
+        return replace(self, units={k: replace(u, schedule=schedules.get(u.block, Schedule())) for k, u in self.units.items()})
+
+    def lowerings(self) -> dict[str, Elaborated]:
+        """The block in all the ways in which it can be run; the line that says how is the key, the compiler's choice comes first."""
+        from nldsl.lower.lowerings import lowerings
+
+        return {how: self.scheduled(asked) for how, asked in lowerings(self.units, self.types).items()}
 
 
 class Program:
@@ -193,16 +205,22 @@ class Program:
         return None
 
     def module(
-        self, block: str, sizes: Mapping[str, Any] | None = None, /, *, dtype: Any = None, device: Any = None, compile: bool = False, **more: Any
-    ) -> Any:
+        self, block: str, sizes: Mapping[str, Any] | None = None, /, *, dtype: Any = None, device: Any = None, compile: bool = False,
+        schedule: str | Mapping[str, str] | None = None, **more: Any,
+    ) -> Any:  # fmt: skip
         """The block as a `torch.nn.Module`: `forward(x, state=None, return_state=False)`, `step`, `initial_state`.
 
-        With `compile`, `torch.compile` fuses what has no state; the first call then takes seconds, at any length.
+        With `compile`, `torch.compile` fuses what has no state; the first call then takes seconds, at any length. `schedule` is what
+        stands between the braces of a `schedule`, of this block or of several by name; it replaces the file's.
 
         Raises:
-            NlError: a parameter does not fit, or the torch backend is not installed.
+            NlError: a parameter does not fit, the schedule asks for what is not proven, or the torch backend is not installed.
         """
         elaborated = self.elaborate(block, {**(sizes or {}), **more})
+        if schedule is not None:
+            texts = {block: schedule} if isinstance(schedule, str) else schedule
+            asked = schedules_of({self.block(name): text for name, text in texts.items()}, self.top)
+            elaborated = elaborated.scheduled({**self.top.schedules, **asked})
         return backend("nldsl_torch").module(*elaborated.parts, dtype=dtype, device=device, compile=compile)
 
     def interpreter(self, block: str, sizes: Mapping[str, Any] | None = None, /, **more: Any) -> Any:

@@ -1,6 +1,6 @@
 """The syntax tree: what the author wrote, nothing resolved.
 
-    file   = (Import | Const | Block | Rule | Train)*
+    file   = (Import | Const | Block | Rule | Schedule | Train)*
     stmt   = In | Param | Memory | Equation | Each | For | Chain | Out | Update
     clause = Key | Value | Minimize | Update | Reset | Writes
     type   = RealType | IntType | BoolType | MapType | StoreType | LikeType | StructureType
@@ -18,10 +18,10 @@ from nldsl.tree_expr import Arg, Binary, Call, Expr, Index, Last, ListOf, Name, 
 from nldsl.tree_expr import span_field as _span
 
 __all__ = [
-    "Arg", "Binary", "Block", "BoolType", "Call", "Chain", "Clause", "Const", "Declared", "Each", "Equation",
-    "Expr", "File", "For", "Formal", "Import", "In", "Index", "IntType", "Item", "Key", "Last", "LikeType",
+    "Arg", "Ask", "Binary", "Block", "BoolType", "Call", "Chain", "Clause", "Const", "Declared", "Each", "Equation",
+    "Expr", "File", "For", "Formal", "How", "Import", "In", "Index", "IntType", "Item", "Key", "Last", "LikeType",
     "ListOf", "MapType", "Memory", "Minimize", "Name", "Num", "Out", "Param", "Range", "RealType", "Reset", "Route",
-    "Rule", "Start", "Step", "Stmt", "StoreType", "Str", "StructureType", "Sum", "Train", "Type", "Unary", "Update",
+    "Rule", "Schedule", "Start", "Step", "Stmt", "StoreType", "Str", "StructureType", "Sum", "Train", "Type", "Unary", "Update",
     "Value", "Writes", "inputs",
 ]  # fmt: skip
 
@@ -308,7 +308,34 @@ class Train:
     span: Span = _span()
 
 
-Item = Import | Const | Block | Rule | Train
+@dataclass(frozen=True)
+class How:
+    """`by FORM`, `chunk = N` or `recompute`: `word` is `by` or the name, `value` what stands behind it."""
+
+    word: str
+    value: Name | Num | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`MEMORY how, how`; no memory is `*`, every one of the block."""
+
+    memory: Expr | None
+    how: tuple[How, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the block `name` is to run."""
+
+    name: str
+    body: tuple[Ask, ...]
+    span: Span = _span()
+
+
+Item = Import | Const | Block | Rule | Schedule | Train
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 The reference is the interpreter in float64. A run in float64 may differ from it in each tensor by `TOLERANCE` of the
 tensor's norm; a tensor that is small beside the others of its kind is measured by `SMALL` of them, as it may be what is left
 of a difference: in half precision by 16 units of rounding of them, as what cancels there is not known any better. A run in
-fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the condition of the
-computation, and by `FACTOR` units of rounding. The same measure lets a badly conditioned run in float64
-pass: there the loss in float32, scaled to float64, is the bound.
+fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the condition of the computation,
+and by `FACTOR` units of rounding. The same measure lets a badly conditioned run in float64 pass: there the loss in float32,
+scaled to float64, is the bound.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from nldsl.lower.explicit import explicit
 from nldsl.lower.plan import plan
 from nldsl_interpreter import Interpreter
-from nldsl_testing.compare import equal
+from nldsl_testing.compare import close, equal
 from nldsl_testing.example import VALUES, Example
 from nldsl_testing.runs import Falsified, Run, agree, compiled, interpret, rounding, with_future
 from nldsl_testing.subject import Subject, Tensors, cut
@@ -84,14 +84,17 @@ def causality(subject: Subject, example: Example) -> None:
     if not all(y.isfinite().all() for run in runs for y in run.y.values()):
         return
     for name, y in runs[0].y.items():
-        if not equal(y[:, :prefix], runs[1].y[name][:, :prefix]):
-            late = next(t for t in range(prefix) if not equal(y[:, t], runs[1].y[name][:, t]))
-            raise Falsified(f"output `{name}` of tick {late} depends on inputs after tick {prefix - 1}", name)
+        # The proof says how far behind the inputs an output stays; with a change from tick `prefix` on, it is the same so much longer.
+        lags = [subject.proof.lags.get((name, i.name)) for i in subject.inputs]
+        same = min((prefix + lag for lag in lags if lag is not None), default=longer.ticks)
+        for t in range(min(same, longer.ticks)):
+            if not equal(y[:, t], runs[1].y[name][:, t]):
+                raise Falsified(f"output `{name}` of tick {t} depends on inputs of tick {prefix + max(0, t - prefix)} or later", name)
     weights = {n: w[:, :prefix] for n, w in runs[0].weights().items()}
     first, second = (run.gradients(weights) for run in runs)
     for name, g in first.items():
         if g is not None and name in one:
-            if g[:, prefix:].any():
+            if g[:, prefix:].nan_to_num().any():
                 raise Falsified(f"outputs before tick {prefix} have a gradient with respect to later ticks of `{name}`", name)
         elif not equal(g, second[name]):
             raise Falsified(f"the gradient of `{name}` of outputs before tick {prefix} depends on later inputs", name)
@@ -125,6 +128,33 @@ def batches(subject: Subject, example: Example) -> None:
     run = compiled(subject, alone, inputs=first)
     kept = Run({n: y[:1] for n, y in among.y.items()}, {n: v[:1] if v.dim() else v for n, v in among.state.items()}, {})
     agree(subject, alone, kept, Run(run.y, run.state, {}), "among others and alone", gradients=False)
+
+
+def cadence(subject: Subject, example: Example) -> None:
+    """Every memory changes at the ticks of the timeline and at no other, when run whole and tick by tick."""
+    ticks = subject.timeline
+    params, x = subject.parameters(example.seed, example.noise), example.inputs(subject)
+    module = subject.fresh(example.lowering, params)
+    keys = {ticks.state(m): m for m in ticks.memories}
+    due = {m: ticks.writes(m) | ticks.resets(m) for m in ticks.memories}
+    with torch.no_grad():
+        first = subject.initial_state(module, example.batch)
+        by_steps = [first]
+        in_calls, meant = [first], [first]
+        for t in range(example.ticks):
+            by_steps.append(subject.step(module, cut(x, t, t + 1), by_steps[-1])[1])
+            in_calls.append(subject.call(module, cut(x, 0, t + 1))[1])
+            state = None if t == 0 else meant[-1]
+            meant.append(subject.interpreter.run(params, cut(x, t, t + 1), state)[1])
+    for key, memory in keys.items():
+        for t in range(example.ticks):
+            moves = [key in run[t] and not same(run[t][key], run[t + 1][key]) for run, same in ((meant, equal), (by_steps, equal), (in_calls, close))]
+            if moves[0] and t % ticks.period not in due[memory]:
+                raise Falsified(f"`{memory}` changes at tick {t}, which is none of its clock", key)
+            for how, moved, run in (("tick by tick", moves[1], by_steps), ("in one call", moves[2], in_calls)):
+                # What moves by less than rounding may seem to rest.
+                if key in run[t] and moved != moves[0] and not (close(run[t][key], meant[t + 1][key]) and close(run[t + 1][key], meant[t + 1][key])):
+                    raise Falsified(f"`{memory}` {'changes' if moved else 'does not change'} at tick {t} when run {how}; its clock says otherwise", key)
 
 
 def states(subject: Subject, example: Example) -> None:
@@ -163,13 +193,14 @@ def _saved(tensors: Tensors) -> Tensors:
 
 
 def finite(subject: Subject, example: Example) -> None:
-    """Where the interpreter in float32 gives numbers, so does every lowering: outputs, states and gradients.
+    """Where the interpreter in float32 gives numbers, so does every lowering; and inputs that are zero give some.
 
     Of an example whose numbers leave the range of float32 on the way, the interpreter's are as meaningless as none.
     """
     wanted, found = interpret(subject, example, torch.float32), compiled(subject, example, torch.float32)
     weights = wanted.weights()
-    kinds = (("output", found.y, wanted.y), ("state", found.state, wanted.state), ("gradient of", found.gradients(weights), wanted.gradients(weights)))
+    gradients = wanted.gradients(weights)
+    kinds = (("output", found.y, wanted.y), ("state", found.state, wanted.state), ("gradient of", found.gradients(weights), gradients))
     for kind, a, b in kinds:
         for name in b:
             g, w = a.get(name), b[name]
@@ -177,6 +208,18 @@ def finite(subject: Subject, example: Example) -> None:
                 lost = rounding(subject, example, interpret(subject, example), torch.float32, True)
                 if max((far for group in lost.values() for far in group.values()), default=0.0) < 0.5:
                     raise Falsified(f"{kind} `{name}` is not finite in float32, where the interpreter's is", name)
+    if example.values in ("zeros", "sparse"):
+        for kind, values in (("output", wanted.y), ("state", wanted.state), ("gradient of", gradients)):
+            for name, v in values.items():
+                if v is not None and v.is_floating_point() and v.isnan().any() and _undefined(subject, example, kind, name):
+                    raise Falsified(f"the spec itself gives no number where inputs are zero: {kind} `{name}`", name)
+
+
+def _undefined(subject: Subject, example: Example, kind: str, name: str) -> bool:
+    """Whether the interpreter in float64 gives no number there either, so that nothing has merely overflowed."""
+    run = interpret(subject, example)
+    v = run.y.get(name) if kind == "output" else run.state.get(name) if kind == "state" else run.gradients(run.weights()).get(name)
+    return v is not None and bool(v.isnan().any())
 
 
 def precision(subject: Subject, example: Example) -> None:
@@ -230,12 +273,21 @@ def _has_slopes(subject: Subject) -> str | None:
     return f"`{min(stopped)}` makes gradients other than slopes" if stopped else None
 
 
+def proof(subject: Subject, example: Example) -> None:
+    """Every read depends on earlier writes only, by a proof over all ticks."""
+    found = subject.proof
+    if not found.holds:
+        raise Falsified("; ".join(d.message for d in found.violations))
+
+
 PROPERTIES: tuple[Property, ...] = (
+    Property("proof", "each read depends only on earlier writes, proven for all ticks", proof, examples=0.01),
     Property("lowerings", "every lowering = interpreter: outputs, states, gradients", lowerings),
     Property("derivatives", "autodiff of the declared objectives = the derived updates", derivatives, examples=0.4, lowerings=("chosen",)),
     Property("splits", "any split into calls and steps, by any schedule = one call", splits),
     Property("causality", "a changed future changes no bit of the past, nor its gradients", causality, examples=0.6),
     Property("batches", "a sequence alone = the same among others", batches, examples=0.5),
+    Property("cadence", "every memory changes at the ticks of its timeline, and at no other", cadence, examples=0.4, noise=(0.2, 1.0), values=VALUES[:1]),
     Property("states", "saved and loaded at any tick, a state goes on bit for bit", states, examples=0.4),
     Property("finite", "outputs and gradients stay finite: extreme retention, large, zero and repeated keys", finite, examples=0.8,
              values=(*VALUES[1:], "normal"), noise=(1.0, 10.0, 30.0)),

@@ -15,7 +15,9 @@ from torch import Tensor
 from nldsl.core import Input, State, Type, Unit
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
+from nldsl.proof import Proof, prove
 from nldsl.source import Span
+from nldsl.timeline import Timeline, timeline
 from nldsl_interpreter import Interpreter
 from nldsl_interpreter.values import sizes as tensor_shape
 from nldsl_torch.build import build_source, load_module
@@ -55,9 +57,15 @@ class Subject:
         return Interpreter(*self.elaborated.parts)
 
     @cached_property
-    def lowerings(self) -> dict[str, Any]:
-        """The schedules to compare, by name."""
-        return {"chosen": None, "standalone": None, **({"compiled": None} if self.compile else {})}
+    def schedules(self) -> dict[str, Elaborated]:
+        """The block under each schedule by name, the compiler's choice first."""
+        chosen, *others = self.elaborated.lowerings().items()
+        return {"chosen": chosen[1], **dict(others)}
+
+    @property
+    def lowerings(self) -> tuple[str, ...]:
+        """The ways to run it, the plainest first."""
+        return (*self.schedules, "standalone", *(["compiled"] if self.compile else []))
 
     def module(self, lowering: str = "chosen", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """The block by one lowering; modules are kept."""
@@ -70,13 +78,21 @@ class Subject:
             return classes_of(load_module(build_source(*self.elaborated.parts), self.elaborated.key))[-1]()
         if lowering == "compiled":
             return build_module(*self.elaborated.parts, compile=True)
-        return build_module(*self.elaborated.parts)
+        return build_module(*self.schedules[lowering].parts)
 
     def fresh(self, lowering: str, params: Tensors, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """A module of a lowering of its own, with these parameters."""
         module = copy.deepcopy(self.module(lowering, dtype))
         module.load_state_dict(params)
         return module
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        return timeline(self.elaborated)
+
+    @cached_property
+    def proof(self) -> Proof:
+        return prove(self.elaborated)
 
     # --- names -------------------------------------------------------------------------------------
 

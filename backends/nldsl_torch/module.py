@@ -105,7 +105,7 @@ class ClassWriter(StepWriter):
         ]
         if self.ticks:
             lines.append('            ":tick": torch.zeros((), dtype=torch.int64, device=z.device),')
-        for s in self.unit.states:
+        for s in (s for s in self.unit.states if s.name not in self.plan.same):
             lines.append(f'            "{s.name}": {self._first(s.name)},')
         for key, text in self.carried.items():
             lines.append(f'            "{key}": {text},')
@@ -122,7 +122,8 @@ class ClassWriter(StepWriter):
             return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
         if is_zeros(state.init):
             return f"z.new_zeros(batch{''.join(f', {n}' for n in shape)})"
-        return f"{initial(state.init, state.type)}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"
+        # With all digits of whatever dtype the module has.
+        return f"{initial(state.init, state.type, 'torch.float64')}.to(z).expand(batch{''.join(f', {n}' for n in shape)})"
 
     def _forward(self) -> list[str]:
         inputs = [self.names.of(i.name) for i in self.unit.inputs]

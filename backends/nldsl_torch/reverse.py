@@ -49,6 +49,36 @@ def reversible(back, numbers: int):
     return lambda fn: Reversible(fn, back, numbers)
 
 
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, fn, numbers: int, *args):
+        device = args[numbers].device.type
+        ctx.fn, ctx.before = fn, args[:numbers]
+        ctx.autocast = {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        ctx.save_for_backward(*args[numbers:])
+        return fn(*args)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        higher = torch.is_grad_enabled()
+        with torch.enable_grad(), torch.autocast(**ctx.autocast):
+            given = [x.view_as(x) if higher else x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
+            outs = [(o, g) for o, g in zip(ctx.fn(*ctx.before, *given), grads) if o.requires_grad]
+        wanted = [x for x in given if x.requires_grad]
+        found = iter(torch.autograd.grad([o for o, _ in outs], wanted, [g for _, g in outs], create_graph=higher, allow_unused=True))
+        return None, None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in given)
+
+
+def again(fn, numbers: int):
+    """`fn(*numbers, *tensors) -> tensors` that keeps nothing but its arguments for its reverse, which runs it once more."""
+
+    def run(*args):
+        tensors = args[numbers:]
+        return _Again.apply(fn, numbers, *args) if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else fn(*args)
+
+    return run
+
+
 def taped(fn, *args):
     """fn(*args), and what takes gradients of that back to the arguments; its tape serves once, and is made again for each later use."""
     if torch.is_grad_enabled():

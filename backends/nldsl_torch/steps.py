@@ -184,7 +184,7 @@ class StepWriter:
         outs = [self.local(o) for o in step.outputs]
         first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None and s.base is None]
         fixed = [self.local(f) for f in tick.fixed]
-        keys = states + sums
+        keys = [self.plan.same.get(k, k) for k in states] + sums
         self.forward.append(f"# {', '.join(states)}: {form.name}")
         indent = ""
         if form.name != "loop":
@@ -229,6 +229,7 @@ class StepWriter:
             taken, unchanging, read = writer.late_reads
             numbers = [window.streams.index(n) for n in taken], [keys.index(n) for n in read]
             call += f", late=({prefix}_late, {numbers[0]!r}, [{', '.join(map(self.local, unchanging))}], {numbers[1]!r})"
+        call += ", again=again" if writer.form.recompute else ""
         say(f"    ({''.join(o + ', ' for o in outs)}), ({targets},) = windows({call})")
         for n, o in zip(outputs, outs, strict=True):
             if depth[n]:
@@ -276,16 +277,17 @@ class StepWriter:
             wanted = Type(given.kind, given.shape, axes)
             packed.append(f"to_memory({ops.align(self.local(atom.name), given, wanted)}, {lead})")
         machine, say = form.machine, self.forward.append
-        side = [f'state["{s}"]' + (".mT" if form.transposed else "") for s in machine.states]
+        keys = [self.plan.same.get(s, s) for s in machine.states]
+        side = [f'state["{k}"]' + (".mT" if form.transposed else "") for k in keys]
         joined = ", ".join(side)
         say(f"    s = {joined}" if len(side) == 1 else f"    s = torch.cat([{joined}], -1)")
         say("    xs = [")
         self.forward += [f"        {x}," for x in packed]
         say("    ]")
         say(f"    reads, s = segments({prefix}_chunks, xs, s, {1 + len(axes)}, {form.chunk})")
-        back = [f'new["{s}"]' for s in machine.states]
+        back = [f'new["{k}"]' for k in keys]
         if len(back) == 1:
-            say(f"    {back[0]} = s{'.mT' if form.transposed else ''}.to(state[{machine.states[0]!r}].dtype)")
+            say(f"    {back[0]} = s{'.mT' if form.transposed else ''}.to(state[{keys[0]!r}].dtype)")
         else:
             turn = ".mT" if form.transposed else ""
             say(f"    {', '.join(back)} = (x{turn}.to(self._like.dtype) for x in s.chunk({len(back)}, -1))")

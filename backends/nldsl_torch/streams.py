@@ -271,7 +271,9 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
-def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None):
+def windows(
+    run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None, again=None
+):
     """Window after window of `ticks` ticks; windows end after ticks phase, phase + ticks, ... counted from the first of all.
 
     A stream has its ticks along its entry of `dims[0]`, an output along that of `dims[1]`. Calls `run(tick, n, *streams, *fixed,
@@ -281,21 +283,29 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
     `late` is a tuple (function, streams, fixed values, states), the streams and states by number: `function(n, *streams, *fixed,
     *states) -> outputs` is what reads states after their step, so its windows begin one tick before theirs.
 
+    `again(function, n)`, where it is given, makes the functions keep nothing of a window but what they are given.
+
     With states in half precision everything is raised to float32 here, once, and what comes out is rounded once.
     """
     dtype = next(s.dtype for s in states if s.is_floating_point())
     if dtype in (torch.half, torch.bfloat16):
         streams, fixed, states, first = (_in(torch.float32, xs) for xs in (streams, fixed, states, first))
         late = (*late[:2], _in(torch.float32, late[2]), late[3]) if late else None
-        outs, states = windows(run, streams, dims, fixed, states, T, ticks, phase, start, first, taken, ahead, given, late)
+        outs, states = windows(run, streams, dims, fixed, states, T, ticks, phase, start, first, taken, ahead, given, late, again)
         return tuple(_in(dtype, outs)), tuple(_in(dtype, states))
     before = int(start)
     sizes = [min(T, ticks - (before - phase) % ticks)]
     sizes += [ticks] * ((T - sizes[0]) // ticks)
     sizes += [rest] if (rest := T - sum(sizes)) else []
     parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
-    values = _ahead(ahead, [streams[i] for i in given], [dims[0][i] for i in given], sizes, ticks) if ahead is not None else [()] * len(sizes)
     fn, taken, held, read = late or (None, (), (), ())
+    feeds = [(streams[i], dims[0][i]) for i in given]
+    values: list[tuple[Tensor, ...]] = [()] * len(sizes)
+    if again is not None:
+        values = list(zip(*(x.split(sizes, dim) for x, dim in feeds))) or values
+        run, fn = again(_with_ahead(run, ahead, len(given)), 2), fn and again(fn, 1)
+    elif ahead is not None:
+        values = _ahead(ahead, [x for x, _ in feeds], [dim for _, dim in feeds], sizes, ticks)
     shifted = [sizes[0] - 1, *sizes[1:], 1] if (before + T - phase) % ticks == 0 else [*sizes[:-1], sizes[-1] + 1]
     shifted[0] -= len(shifted) == len(sizes)
     moved = [streams[i].split(shifted, dims[0][i]) for i in taken]
@@ -309,6 +319,11 @@ def windows(run, streams, dims, fixed, states, T: int, ticks: int, phase: int, s
             states = out[len(out) - len(states) :]
             before += sizes[w]
     return tuple(torch.cat(o, dim) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
+
+
+def _with_ahead(run, ahead, n: int):
+    """`run` with the last n of its arguments replaced by what `ahead` makes of them."""
+    return run if ahead is None else lambda tick, ticks, *args: run(tick, ticks, *args[: len(args) - n], *ahead(*args[len(args) - n :], ticks))
 
 
 def _in(dtype: torch.dtype, xs) -> list[Tensor]:

@@ -40,6 +40,8 @@ class WindowWriter(WindowEnds):
         self.ahead: list[str] = []  # lines that need no state
         self.free: dict[str, None] = {}  # names of what needs no state: streams from outside, and what `ahead` gives
         self.names = Names()
+        for copy, of in self.cut.copies.items():
+            self.names.taken[f"last {copy}"] = self.names.of(f"last {of}")
         self.same = held(self.cut, self.static)
         self.wide = {n: t if n in self.same or n in self.static else self._timed(t) for n, t in self.types.items()}
         self.wide |= {s.name: self.types[s.name] for s in (*self.cut.slow, *self.cut.fast) if self.types[s.name].kind == "map"}
@@ -69,7 +71,7 @@ class WindowWriter(WindowEnds):
         self.body.note(next((e.span for e in step.equations), self.step.equations[0].span))
         if form.scan is not None:
             self._scan(step, form.scan)
-        elif form.name == "closed" and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
+        elif form.name == "closed" and not form.chunked and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
             WindowKernels(form, self._vector, self._scalar, "", [], window=self).closed(step.outputs)
         else:
             self._chunks(step, form)

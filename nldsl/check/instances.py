@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nldsl import tree
@@ -15,6 +15,7 @@ from nldsl.elaborate import elaborate_unit
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.rule import elaborate_rule
 from nldsl.elaborate.scope import Constant, Scope
+from nldsl.schedules import Schedule
 from nldsl.source import Span
 from nldsl.walk import range_names
 
@@ -55,7 +56,7 @@ class Units:
         unit, found = elaborate_unit(key, block, formals, self.top, self.sizes)
         unit, types, wrong = infer_shapes(unit, self.instance)
         self.opened.pop()
-        self.units[key] = unit
+        self.units[key] = unit = replace(unit, schedule=self._schedule(block))
         inside = [i.unit for i in unit.instances if i.unit is not None]
         self.depths[key] = 1 + max((self.depths[i] for i in inside), default=0)
         self.totals[key] = 1 + sum(self.totals[i] for i in inside)
@@ -72,6 +73,11 @@ class Units:
             return None
         self.types[key] = types
         return key
+
+    def _schedule(self, block: tree.Block) -> Schedule:
+        """What the file asks for a block of its own."""
+        own = self.top.names.get(block.name)
+        return self.top.schedules.get(block.name, Schedule()) if isinstance(own, Constant) and own.value is block else Schedule()
 
     def rule(self, rule: tree.Rule, structure: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None) -> Rule | None:
         """A rule on a tensor, of symbolic size or of `sizes`; None when it has errors, which are reported."""

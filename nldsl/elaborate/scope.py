@@ -9,6 +9,7 @@ from typing import Any
 from nldsl import tree
 from nldsl.core import Atom, Axis, Init, Objective, Type
 from nldsl.dims import Dim
+from nldsl.schedules import Schedule
 from nldsl.source import Span
 
 
@@ -122,13 +123,14 @@ Binding = Constant | Stream | Operator | Remembered | Variable | Called
 
 @dataclass
 class Scope:
-    """Names of one brace level. `axes` are those of the enclosing `each`es, outermost first."""
+    """Names of one brace level. `axes` are those of the enclosing `each`es, outermost first; `schedules` those of a file, by block."""
 
     names: dict[str, Binding]
     parent: Scope | None = None
     axes: tuple[Axis, ...] = ()
     learner: Learner | None = None
     suffix: str = ""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     def find(self, name: str) -> Binding | None:
         scope: Scope | None = self

@@ -10,6 +10,7 @@ from typing import Any
 from nldsl import tree
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.elaborate.constants import constant, undefined
+from nldsl.elaborate.schedules import read_schedules
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.parse import parse
 from nldsl.source import Source
@@ -95,4 +96,5 @@ def top_scope(file: tree.File, parent: Scope | None) -> tuple[Scope, list[Diagno
                     diagnostics.append(
                         Diagnostic("NL119", f"there is no module `{path}`", (Label(item.span),), expected="std",
                                    help="import std"))  # fmt: skip
-    return scope, diagnostics
+    scope.schedules, misread = read_schedules(file.items, scope)
+    return scope, [*diagnostics, *misread]

@@ -22,6 +22,7 @@ def show_plan(units: Mapping[str, Unit], types: Mapping[str, Types], key: str) -
             case Recurrence(equations, states, _):
                 form = found.forms[states[0]]
                 lines.append(f"recurrence {', '.join(states)}: {form.name}" + (f", {form.why}" if form.name == "loop" else ""))
+                lines += [f"  schedule {ask}" for ask in found.unit.schedule.asks if ask.value != "loop" and any(map(ask.means, states))]
                 lines += [f"  # {text}" for text in (machine_text(found, form) if form.machine is not None else [])]
             case Attention(equation):
                 equations = (equation,)

@@ -214,11 +214,31 @@ class _Domain:
 
     def _sum(self, a: Operator, b: Operator, span: Span) -> Operator:
         if a.transposed != b.transposed:
-            raise NotLinear("a memory is added to its transpose", span)
+            if self._of_writes(b):
+                b = self._turned(b)
+            elif self._of_writes(a):
+                a = self._turned(a)
+            else:
+                raise NotLinear("a memory is added to its transpose", span)
         total = dict(a.terms)
         for base, factor in b.terms:
             total[base] = self._add(total[base], factor, span) if base in total else factor
         return replace(a, terms=tuple(total.items()))
+
+    def _of_writes(self, w: Operator) -> bool:
+        return not any(base in self.states for base, _ in w.terms)
+
+    def _turned(self, w: Operator) -> Operator:
+        """The same sum of writes, each as the transpose of the outer product with its sides exchanged."""
+        known = {x.name: x for x in self.writes}
+        other = {"left": "right", "right": "left", None: None}
+        terms = []
+        for base, f in w.terms:
+            name, write = f"{base}.turned", known[base]
+            if name not in known:
+                self.writes.append(replace(write, name=name, left=write.right, right=write.left, unknown=other[write.unknown]))
+            terms.append((name, Factor(f.number, f.values, f.keys)))
+        return Operator(tuple(terms), not w.transposed)
 
     def _add(self, f: Factor, g: Factor, span: Span) -> Factor:
         if f.keys == g.keys and f.values == g.values:

@@ -28,7 +28,7 @@ def entries(type: Type) -> Dim:
 def state_bytes(plan: Plan) -> Dim:
     """Float32 bytes of the memories of one sequence; a full store grows and is not counted."""
     total = Dim.of(0)
-    for state in plan.unit.states:
+    for state in (s for s in plan.unit.states if s.name not in plan.same):
         total = total + entries(state.type) * BYTES
     for e in plan.unit.equations:
         window = e.attr("window")

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 import networkx as nx
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
+from nldsl.diagnostics import NlError
 from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
+from nldsl.lower.asked import in_vain
 from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import prune
@@ -26,6 +28,7 @@ from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
 from nldsl.lower.share import share_equal
+from nldsl.lower.stagger import stagger
 from nldsl.lower.windows import Windows, cut
 
 
@@ -43,13 +46,14 @@ class Form:
 
     Attributes:
         name: closed, solve, scan or loop.
-        why: what a better form would have needed.
+        why: what a better form would have needed, or that the schedule asks for this one.
         machine: of closed and solve.
         scan: of scan.
         retention: of each state of the machine.
-        chunk: ticks a chunk; changes no result beyond rounding.
+        chunk: ticks a chunk; changes no result beyond rounding. `chunked`: the schedule asks for it.
         transposed: the unknown side of the writes is the key side, so the machine runs on transposed states.
-        windows: of windows, with the steps of one and the forms of its recurrences.
+        windows: of windows, with the steps of one and the forms of its recurrences. `recompute`: the reverse of a window starts
+            by running it again, instead of from what was kept of it.
     """
 
     name: str
@@ -59,31 +63,39 @@ class Form:
     transposed: bool = False
     scan: Scan | None = None
     chunk: int = 1
+    chunked: bool = False
     windows: Windows | None = None
     steps: tuple[Step, ...] = ()
     forms: Mapping[str, Form] = field(default_factory=dict)
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A unit ready to be emitted; `forms` belong to its recurrences, by their first state."""
+    """A unit ready to be emitted; `forms` belong to its recurrences, by their first state.
+
+    `same` names, of each state that is a copy for later reads, the state it is a copy of: both have one value in a state dict.
+    """
 
     unit: Unit
     types: dict[str, Type]
     steps: tuple[Step, ...]
     forms: dict[str, Form]
+    same: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     """Lower one unit.
 
     Raises:
-        NlError: NL601 for an objective that has no derivative, NL602 for an implicit step that cannot be solved.
+        NlError: NL601 for an objective that has no derivative, NL602 for an implicit step that cannot be solved, NL611 and NL612
+            for what the unit's schedule asks in vain.
     """
+    given = unit
     unit, types = explicit(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
-    unit = prune(unit)
+    unit, types, same = stagger(prune(unit), types, _parallel)
     work = Rewriter(unit, types)
     states = {s.name: s for s in unit.states}
     forms: dict[str, Form] = {}
@@ -99,11 +111,36 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     steps = schedule(unit, types, needs)
     for step in steps:
         if isinstance(step, Recurrence) and forms[step.states[0]].windows is not None:
-            forms[step.states[0]] = _inside(unit, types, step, states, forms[step.states[0]].forms)
-    return Plan(unit, types, steps, forms)
+            forms[step.states[0]] = _inside(unit, types, step, states, forms[step.states[0]])
+    found = Plan(unit, types, steps, forms, same)
+    refused = in_vain(given, types, [(s.states, forms[s.states[0]]) for s in steps if isinstance(s, Recurrence)])
+    if refused:
+        raise NlError(*refused)
+    return found
+
+
+def _parallel(unit: Unit, types: dict[str, Type], step: Recurrence) -> bool:
+    """Whether a recurrence would be no loop."""
+    return choose(Rewriter(unit, types), step, {s.name: s for s in unit.states}).name != "loop"
 
 
 def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
+    """The best form of a recurrence whose obligations hold, unless the schedule asks for the loop, which has none."""
+    equations = list(work.equations)
+    found, loop = best(work, step, states), work.unit.schedule.loops(step.states)
+    if loop is None or found.name == "loop":
+        return found
+    _forget(work, equations)
+    return Form("loop", f"{loop.where}; the compiler would take `{found.name}`")
+
+
+def _forget(work: Rewriter, equations: list[str]) -> None:
+    """Take back all equations but these."""
+    for name in set(work.equations) - set(equations):
+        del work.equations[name]
+
+
+def best(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
     """The best form of a recurrence whose obligations hold."""
     equations = list(work.equations)
     try:
@@ -122,13 +159,14 @@ def choose(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> For
         retention = {s: _retention(work, machine, s, transposed) for s in machine.states}
         _channels_fit(machine, transposed)
     except NotLinear as refused:
-        for name in set(work.equations) - set(equations):
-            del work.equations[name]
+        _forget(work, equations)
         return Form("loop", f"{refused.why} ({refused.span.where})")
+    asked = work.unit.schedule.asked("chunk", step.states)
+    chunk = _chunk(machine, transposed) if asked is None else int(asked.value)
     if machine.unknown:
         why = "closed needs writes that do not depend on the state, and the objective reads it"
-        return Form("solve", why, machine, retention, transposed, chunk=_chunk(machine, transposed))
-    return Form("closed", "", machine, retention, transposed, chunk=_chunk(machine, transposed))
+        return Form("solve", why, machine, retention, transposed, chunk=chunk, chunked=asked is not None)
+    return Form("closed", "", machine, retention, transposed, chunk=chunk, chunked=asked is not None)
 
 
 def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
@@ -139,27 +177,32 @@ def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> F
     """
     windows = cut(step, states, work.types)
     work.types |= {total: work.types[fold] for fold, total in windows.sums.items()}
-    unit = windows.unit(work.unit, work.types)
+    around, _ = work.finish()  # ranges of factors are known from the equations around the window
+    unit, types, _ = stagger(windows.unit(work.unit, work.types), work.types, lambda made, types, s: _parallel(replace(around, states=made.states), types, s))
+    work.types |= types
     fast = {s.name: s for s in unit.states}
     forms: dict[str, Form] = {}
     for inner in schedule(unit, work.types):
         if isinstance(inner, Recurrence):
-            form = forms[inner.states[0]] = choose(work, inner, fast)
+            form = forms[inner.states[0]] = best(work, inner, fast)
             if form.name == "loop":
                 raise NotLinear(f"in a window of {windows.ticks} ticks, {form.why.partition(' (')[0]}", inner.equations[0].span)
-    return Form("windows", "", windows=windows, forms=forms)
+    return Form("windows", "", windows=windows, forms=forms, recompute=work.unit.schedule.asked("recompute", step.states) is not None)
 
 
-def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], forms: Mapping[str, Form]) -> Form:
+def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], found: Form) -> Form:
     """The form of a recurrence in windows, with all streams that its inner forms read."""
+    forms = found.forms
     windows = cut(step, states, types, {n for form in forms.values() for n in machine_inputs(form)})
-    inner = windows.unit(unit, types)
+    inner, more, copies = stagger(windows.unit(unit, types), types, lambda made, types, s: forms.keys() >= set(s.states[:1]))
+    types |= more
+    windows = replace(windows, inside=inner.equations, copies=copies)
     needs = {}
     for form in forms.values():
         members = {n for m in (form.machine, form.scan) if m is not None for n in ([m.state] if isinstance(m, Scan) else m.states)}
         first = next(e.name for e in inner.equations if e.name in members)
         needs[first] = machine_inputs(form)
-    return Form("windows", "", windows=windows, steps=schedule(inner, types, needs), forms=forms)
+    return replace(found, windows=windows, steps=schedule(inner, types, needs))
 
 
 def _copies_fit(work: Rewriter, step: Recurrence) -> None:

@@ -12,7 +12,7 @@ That is mini-batch descent (TTT), Titans' chunks, continuum memories and resets 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import gcd
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
@@ -33,6 +33,7 @@ class Windows:
         slow, fast: states; `fast` with the sums.
         sums: of each fold, the name of its sum.
         outputs: what is read outside the recurrence.
+        copies: states that are copies of fast ones for later reads, and of which (see `stagger`).
     """
 
     ticks: int
@@ -44,6 +45,7 @@ class Windows:
     fast: tuple[State, ...]
     sums: Mapping[str, str]
     outputs: tuple[str, ...]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def unit(self, whole: Unit, types: Mapping[str, Type]) -> Unit:
         """The inside as a unit of its own: slow states and everything from outside the recurrence are what they are."""
@@ -151,7 +153,7 @@ def held(windows: Windows, outside: set[str]) -> set[str]:
     `outside` are names that do not change over time.
     """
     same = set(outside)
-    fast = {s.name for s in windows.fast}
+    fast = {s.name for s in windows.fast} | windows.copies.keys()
     for e in ordered(windows.inside):
         if e.name not in fast and all(_same(a, same, fast) for a in e.args):
             same.add(e.name)

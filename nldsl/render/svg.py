@@ -61,9 +61,9 @@ def _bands(layout: Layout, order: list[Band]) -> list[str]:
         out.append(f"<rect x='0' y='{top:.0f}' width='{layout.width:.0f}' height='{height:.0f}' fill='{SHADES[n % 2]}'/>")
         out.append(f"<line x1='0' y1='{top + height:.0f}' x2='{layout.width:.0f}' y2='{top + height:.0f}' stroke='#e2e8f0'/>")
         clock, _, depth = band.title.partition(", ")
-        out.append(_text(14, top + height / 2 - (7 if depth else 0), clock, 13, "#0f172a", weight=600))
+        out.append(svg_text(14, top + height / 2 - (7 if depth else 0), clock, 13, "#0f172a", weight=600))
         if depth:
-            out.append(_text(14, top + height / 2 + 11, depth, 11, "#64748b"))
+            out.append(svg_text(14, top + height / 2 + 11, depth, 11, "#64748b"))
     return out
 
 
@@ -80,7 +80,7 @@ def _nodes(graph: nx.MultiDiGraph, layout: Layout) -> list[str]:
         top = box.y + box.height / 2 - 8 * (len(lines) - 1)
         for n, line_text in enumerate(lines):
             small = n == len(lines) - 1 and bool(words(data)[1])
-            out.append(_text(box.x + box.width / 2, top + 16 * n, line_text, 11 if small else 13, "#64748b" if small else "#0f172a", "middle"))
+            out.append(svg_text(box.x + box.width / 2, top + 16 * n, line_text, 11 if small else 13, "#64748b" if small else "#0f172a", "middle"))
         out.append("</g>")
     return out
 
@@ -155,11 +155,11 @@ def _legend(graph: nx.MultiDiGraph, layout: Layout) -> list[str]:
         dashes = f" stroke-dasharray='{dash}'" if dash else ""
         out.append(f"<line x1='{x:.0f}' y1='{y - 4:.0f}' x2='{x + 30:.0f}' y2='{y - 4:.0f}' stroke='{color}' "
                    f"stroke-width='1.5'{dashes} marker-end='url(#{kind})'/>")  # fmt: skip
-        out.append(_text(x + 38, y - 4, text, 11, "#475569"))
+        out.append(svg_text(x + 38, y - 4, text, 11, "#475569"))
         x += 58 + 6.2 * len(text)
     return out
 
 
-def _text(x: float, y: float, text: str, size: int, color: str, anchor: str = "start", weight: int = 400) -> str:
+def svg_text(x: float, y: float, text: str, size: int, color: str, anchor: str = "start", weight: int = 400) -> str:
     """Text with its middle at y."""
     return f"<text x='{x:.1f}' y='{y + size * 0.35:.1f}' font-size='{size}' fill='{color}' text-anchor='{anchor}' font-weight='{weight}'>{escape(text)}</text>"

@@ -57,6 +57,17 @@ FILES = {"good.nl": GOOD, "bad.nl": BAD, "warns.nl": WARNS}
         (["explain", "nl310"], 0, "a cycle within one tick"),
         (["explain", "NL999"], 1, "NL812"),
         (["explain", "none.nl"], 1, "NL801"),
+        (["explain", "good.nl", "--schedule"], 0, "lags      y reads x of this tick and before"),
+        (["explain", "good.nl", "--schedule", "-D", "d=8"], 0, "one order fits every tick"),
+        (["explain", "good.nl", "--schedule", "--block", "c"], 2, "NL803"),
+        (["explain", "bad.nl", "--schedule"], 1, "NL101"),
+        (["explain", "--schedule"], 2, "Missing argument"),
+        (["explain", "--schedule", "--rule", "adamw"], 0, "one order fits every step"),
+        (["explain", "--schedule", "--rule", "gdd"], 2, "NL803"),
+        (["explain", "good.nl", "-o", "a.svg"], 2, "--schedule -o FILE.svg"),
+        (["explain", "good.nl", "--schedule", "-o", "a.png"], 2, "--schedule -o FILE.svg"),
+        (["explain", "good.nl", "--schedule", "-o", "no/such/a.svg"], 2, "NL810"),
+        (["explain", "good.nl", "--schedule", "-o", "a.svg"], 0, "wrote a.svg"),
         (["build", "good.nl"], 1, "NL804"),
         (["fmt", "good.nl", "--check"], 0, ""),
         (["fmt", "bad.nl", "none.nl"], 1, "NL801"),
@@ -166,3 +177,15 @@ def test_a_reader_that_goes_away_is_no_error(cli):
     process.stdout.close()
     assert process.stderr.read() == b""
     process.wait()
+
+
+def test_a_proof_that_fails_is_an_error(cli, monkeypatch):
+    from dataclasses import replace
+
+    import nldsl.proof
+    from nldsl.diagnostics import Diagnostic
+
+    proven = nldsl.proof.prove
+    monkeypatch.setattr(nldsl.proof, "prove", lambda e: replace(proven(e), violations=(Diagnostic("NL310", "`y` needs a value of a later tick"),)))
+    code, out, err = cli("explain", "good.nl", "--schedule")
+    assert code == 1 and "later tick" in err and "hyperperiod" in out and "earlier value" not in out

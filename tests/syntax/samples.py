@@ -42,7 +42,15 @@ rule momentum(lr, beta = 0.9) {
   update last w - lr * m
 }
 
+schedule mixed {
+  M by windows, recompute  # and the rest
+  F[4] by closed, chunk = n
+  * chunk = 16
+  * by loop
+}
+
 train main {
+  schedule = constant
   model = mixed(d = 64, data = "a\\"b")
   minimize cross_entropy(y, data.target) by momentum(1e-3)
 }

@@ -79,6 +79,12 @@ resets = node(tree.Reset, names, st.none()) | st.builds(
 )
 clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), steps, updates, resets, node(tree.Writes, names))
 equations = node(tree.Equation, declared, exprs)
+settings = node(tree.Equation, st.just(tree.Declared("schedule", None, SPAN)), exprs)
+hows = st.one_of(
+    node(tree.How, st.just("by"), node(tree.Name, names)),
+    node(tree.How, names, st.none() | node(tree.Name, names) | numbers),
+)
+asks = node(tree.Ask, optional(places), tuples(hows, least=1))
 simple = st.one_of(
     node(tree.In, tuples(declared, least=1), types),
     node(tree.Param, tuples(declared, least=1), types, optional(exprs)),
@@ -114,6 +120,7 @@ items = st.one_of(
         tuples(statements(simple | updates), most=4),
         st.just((None, None)) | st.tuples(types, optional(names), optional(names)),
     ),
-    node(tree.Train, names, tuples(equations | minimizes, most=4)),
+    node(tree.Schedule, names, tuples(asks, most=4)),
+    node(tree.Train, names, tuples(equations | settings | minimizes, most=4)),
 )
 files = node(tree.File, tuples(items, most=3))

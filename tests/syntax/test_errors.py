@@ -96,6 +96,15 @@ BAD = [
     ("block f { reset never }", "NL010", "1:11", "braces of a memory"),
     ("block f { memory M : d -> d { param W : d -> d } }", "NL010", "1:31", "before the `memory`"),
     ("memory M : d -> d {}", "NL010", "1:1", "inside a block"),
+    ("schedule { S by loop }", "NL009", "1:10", "a name is missing after `schedule`"),
+    ("schedule b S by loop }", "NL009", "1:12", "`{` is missing"),
+    ("schedule b { S by }", "NL009", "1:19", "a name is missing after `by`"),
+    ("schedule b { S by loop, }", "NL009", "1:25", "a name is missing after `,`"),
+    ("schedule b { S by solve, T by loop }", "NL001", "1:26", "leave out the `,`"),
+    ("schedule b { in x : real }", "NL001", "1:14", "`*`"),
+    ("schedule b { S by loop\nblock f { x = 3 }", "NL006", "2:1", "missing before `block`"),
+    ("shedule b { S by loop }", "NL001", "1:1", "did you mean `schedule`?"),
+    ("block f { schedule = 3 }", "NL007", "1:11", "`schedule_`"),
 ]
 
 

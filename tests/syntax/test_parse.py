@@ -38,7 +38,7 @@ def test_every_rule_has_a_builder():
 
 def test_reserved_words():
     reserved = (
-        "import const block rule train in param memory each for chain over out key value minimize by update reset "
+        "import const block rule schedule train in param memory each for chain over out key value minimize by update reset "
         "every offset last real int bool store like on else at start writes to"
     )
     assert set(tables().words) == set(reserved.split())

@@ -117,3 +117,10 @@ def test_segments_do_not_matter():
     with torch.no_grad():
         y = c.module(x)
         assert distance(c.module(x[3:4]), y[3:4]) < 1e-12
+
+
+@pytest.mark.parametrize("first", ["0.3", "log(3)", "sqrt(2) + softplus(0.1)"])
+def test_a_first_value_has_the_digits_of_the_module(first):
+    c = case(f"block m(d) {{ in x : real[d]  memory m : real[d] = {first} {{ update 0.5 * last m + x }}  out y = last m }}", "m", d=2)
+    x = c.input(1, 3)
+    assert torch.allclose(c.module(x), c.interpreter.run({}, {"x": x})[0]["y"], rtol=1e-15, atol=0)

@@ -19,9 +19,9 @@ FORMS = {
     "comba": {"S": "solve"}, "delta_net": {"S": "solve"}, "gated_delta": {"S": "solve"}, "gla": {"S": "closed"}, "kda": {"S": "solve"},
     "linear_attention": {"S": "closed", "z": "scan"}, "longhorn": {"S": "solve"}, "mamba2": {"S": "closed"}, "oja": {"S": "solve"},
     "omega": {"S": "solve"}, "retnet": {"S": "closed"}, "rwkv7": {"S": "solve"}, "sliding_window": {}, "softmax_attention": {},
-    "titans_linear": {"S": "solve"}, "swla": {"M": "closed"}, "omega_net": {"M": "solve"},
-    # Not linear at each token: Newton-Schulz, softmax, norms, an inverse.
-    "atlas": {"M.W2": "loop"}, "memora": {"M.W2": "loop"}, "trellis": {"K": "loop", "V": "loop"}, "mesa_net": {"G": "closed", "H": "loop"},
+    "titans_linear": {"S": "solve"}, "mesa_net": {"G": "closed", "H": "closed"}, "swla": {"M": "closed"}, "omega_net": {"M": "solve"},
+    # Not linear at each token: Newton-Schulz, softmax, norms.
+    "atlas": {"M.W2": "loop"}, "memora": {"M.W2": "loop"}, "trellis": {"K": "loop", "V": "loop"},
 }  # fmt: skip
 RANK = ["closed", "scan", "solve", "windows", "loop"]
 

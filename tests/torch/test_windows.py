@@ -75,6 +75,16 @@ def test_second_derivatives_are_those_of_the_loop():
     assert torch.autograd.gradgradcheck(module, x.requires_grad_())
 
 
+@pytest.mark.parametrize("name", WINDOWED)
+def test_a_graph_that_is_kept_gives_the_same_gradients_again(name):
+    c = zoo(name)
+    x = c.input(1, 20).requires_grad_()
+    loss = sum(y.square().sum() for y in outputs(c.module(x)).values())
+    leaves = [x, *c.module.parameters()]
+    first, second = (torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True) for _ in range(2))
+    assert all(distance(a, b) == 0 for a, b in zip(first, second, strict=True))
+
+
 def held_by(module, x):
     """Numbers that a forward pass keeps for the backward pass."""
     sizes = {}

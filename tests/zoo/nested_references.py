@@ -119,7 +119,7 @@ def tnt(p: P, x: Tensor, coarse: int, fine: Sequence[int], shard: int) -> Tensor
                 start[c], total[c], P_[c] = L[c], nothing(L[c]), 0
             total[c] = plus(total[c], step(start[c], t))
             L[c] = plus(start[c], total[c], -1)
-            P_[c] = P_[c] + outer(k[:, t], k[:, t]) / wide((k[:, t] ** 2).sum(-1))
+            P_[c] = P_[c] + outer(k[:, t], k[:, t]) / wide((k[:, t] ** 2).sum(-1) + 1e-6)
             y = y + residual(L[c], mv(P_[c], q[:, t]))
         gathered = plus(gathered, step(V, t))
         if (t + 1) % coarse == 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nldsl.check.levels import levels
 from nldsl.diagnostics import Diagnostic, NlError, did_you_mean
+from nldsl.elaborate.schedules import without_schedules
 from nldsl.program import Program
 from nldsl.render.text import levels_text
 from nldsl.train import Training, read_train
@@ -74,7 +75,7 @@ def train_spec(
     def build() -> nn.Module:
         return module(*elaborated.parts, compile=compile)
 
-    text = program.source.text + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
+    text = without_schedules(program.checked.file) + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
     return TrainSpec(
         training.name, text, program.source.name, build, folder, objective=objective(program, training), wiring=training.wiring,
         optimizer=routed(program, training.routes), device=device, **settings,
