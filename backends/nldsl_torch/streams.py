@@ -5,6 +5,9 @@ A stream is a tensor [B, T, ...]: batch, ticks, then the axes of every enclosing
 
 from __future__ import annotations
 
+import json
+import os
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -222,6 +225,23 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def whole(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The opposite of `part`."""
     return {prefix + k: v for k, v in state.items()}
+
+
+def pretrained(folder: str, file: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of a safetensors file, by its name or that without `.weight`, in the default dtype."""
+    path = os.path.join(folder, file)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"this model starts from `{name}` of '{file}', which is not in '{folder}'")
+    with open(path, "rb") as data:
+        length = int.from_bytes(data.read(8), "little")
+        held = json.loads(data.read(length))
+        entry = held.get(name) or held.get(f"{name}.weight") or {"shape": None}
+        if entry["shape"] != list(shape):
+            raise ValueError(f"`{name}` of '{file}' is {entry['shape'] or 'not there'}, expected {list(shape)}")
+        start, end = entry["data_offsets"]
+        data.seek(8 + length + start)
+        kind = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[entry["dtype"]]
+        return torch.frombuffer(bytearray(data.read(end - start)), dtype=kind).view(shape).to(torch.get_default_dtype(), copy=True)
 
 
 class _Scan(torch.autograd.Function):

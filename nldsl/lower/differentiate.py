@@ -289,7 +289,7 @@ def _size(work: Rewriter, a: Atom) -> Atom:
 def prune(unit: Unit) -> Unit:
     """Drop equations that no output, state or instance needs."""
     defined = {e.name: e for e in unit.equations}
-    base = {s.name: Last(s.base) for s in unit.states if s.base is not None}
+    others = {s.name: [Last(n) for n in (s.base, s.begun) if n is not None] for s in unit.states}
     needed: set[str] = set()
     stack: list[Atom] = [atom for _, atom in unit.outputs]
     stack += [atom for i in unit.instances for _, atom in i.args]
@@ -298,7 +298,7 @@ def prune(unit: Unit) -> Unit:
         if isinstance(atom, (Ref, Last)) and atom.name not in needed:
             needed.add(atom.name)
             stack += defined[atom.name].args if atom.name in defined else ()
-            stack += [base[atom.name]] if atom.name in base else []
+            stack += others.get(atom.name, ())
     return replace(
         unit,
         equations=tuple(e for e in unit.equations if e.name in needed),
