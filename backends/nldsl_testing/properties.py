@@ -72,12 +72,17 @@ def splits(subject: Subject, example: Example) -> None:
 
 
 def causality(subject: Subject, example: Example) -> None:
-    """Outputs, and what they depend on, are the same bit for bit whatever comes after them."""
+    """Outputs, and what they depend on, are the same bit for bit whatever comes after them.
+
+    As long as that is numbers: a product with what comes later is a product with 0, and 0 * inf is no number.
+    """
     prefix, longer = example.ticks, with_future(example)
     one = longer.inputs(subject)
     new = _another(subject, one)
     other = {n: torch.cat([x[:, :prefix], new[n][:, prefix:]], 1) for n, x in one.items()}
     runs = [compiled(subject, longer, inputs=x) for x in (one, other)]
+    if not all(y.isfinite().all() for run in runs for y in run.y.values()):
+        return
     for name, y in runs[0].y.items():
         # The proof says how far behind the inputs an output stays; with a change from tick `prefix` on, it is the same so much longer.
         lags = [subject.proof.lags.get((name, i.name)) for i in subject.inputs]
