@@ -150,7 +150,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow, "neg": torch.neg,
     "copy": lambda a: a, "exp": torch.exp, "log": torch.log, "sqrt": sqrt, "abs": torch.abs, "sign": torch.sign,
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": lambda a: torch.logaddexp(a, torch.zeros_like(a)),
-    "silu": F.silu, "gelu": F.gelu, "fill": lambda a, like: a * torch.ones_like(like), "gelu_pull": lambda c, x: c * _gelu_slope(x),
+    "silu": F.silu, "gelu": F.gelu, "gelu_pull": lambda c, x: c * _gelu_slope(x),
     "relu": torch.relu, "max": torch.maximum, "min": torch.minimum, "stop": Tensor.detach,
     "where": lambda c, a, b: torch.where(c > 0, a, b), "bfloat16": Tensor.bfloat16,
     "fill": lambda a, like: a.expand(torch.broadcast_shapes(a.shape, like.shape)),
