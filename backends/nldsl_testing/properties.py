@@ -47,8 +47,18 @@ class Property:
 
 
 def lowerings(subject: Subject, example: Example) -> None:
-    """A lowering gives the interpreter's outputs, states and gradients."""
+    """A lowering gives the interpreter's first values, outputs, states and gradients."""
+    _first_values(subject, example.lowering)
     agree(subject, example, compiled(subject, example), interpret(subject, example), f"`{example.lowering}` and the interpreter")
+
+
+def _first_values(subject: Subject, lowering: str) -> None:
+    """Parameters of a new module start as the interpreter's, where they are not drawn; they are computed in float32."""
+    first, other = (subject.interpreter.parameters(torch.float32, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    own = subject.module(lowering).state_dict()
+    for name, value in first.items():
+        if equal(value, other[name]) and not torch.allclose(own[name].double(), value.double(), rtol=1e-5, atol=1e-6, equal_nan=True):
+            raise Falsified(f"in `{lowering}` the first value of `{name}` is not the interpreter's", name)
 
 
 def derivatives(subject: Subject, example: Example) -> None:
@@ -193,10 +203,13 @@ def _saved(tensors: Tensors) -> Tensors:
 
 
 def finite(subject: Subject, example: Example) -> None:
-    """Where the interpreter in float32 gives numbers, so does every lowering; and inputs that are zero give some.
+    """First values are numbers; where the interpreter in float32 gives numbers, so does every lowering; and inputs that are zero give some.
 
     Of an example whose numbers leave the range of float32 on the way, the interpreter's are as meaningless as none.
     """
+    for name, value in subject.parameters(example.seed, example.noise).items():
+        if not value.isfinite().all():
+            raise Falsified(f"the first value of `{name}` is not finite", name)
     wanted, found = interpret(subject, example, torch.float32), compiled(subject, example, torch.float32)
     weights = wanted.weights()
     gradients = wanted.gradients(weights)
