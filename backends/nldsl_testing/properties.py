@@ -195,6 +195,36 @@ def states(subject: Subject, example: Example) -> None:
                     raise Falsified(f"state `{n}` after a state was saved and loaded is not what it was", n)
 
 
+def endings(subject: Subject, example: Example) -> None:
+    """The end of a stream at any tick does what `flush` says, once; the ticks after it go on from there."""
+    params, longer = subject.parameters(example.seed, example.noise), with_future(example)
+    x = longer.inputs(subject)
+    module = subject.fresh(example.lowering, params)
+    first, rest = cut(x, 0, example.ticks), cut(x, example.ticks, longer.ticks)
+    with torch.no_grad():
+        meant = subject.interpreter.finish(params, before := subject.interpreter.run(params, first)[1])
+        found = subject.finish(module, subject.call(module, first)[1])
+        again = subject.finish(module, found)
+        runs = [subject.interpreter.run(params, rest, meant), subject.call(module, rest, found)]
+    for key, state in subject.states.items():
+        if key not in found:
+            continue
+        partial = (example.ticks - state.offset) % state.every
+        if state.flush == "carry" and not equal(meant[key], before[key]):
+            raise Falsified(f"the end of the stream changes `{key}`, which carries its period on", key)
+        if state.flush == "apply" and not partial and not equal(meant[key], before[key]):
+            raise Falsified(f"the end of the stream changes `{key}` at the end of a whole period", key)
+        if not equal(found[key], again[key]):
+            raise Falsified(f"a second end of the stream changes `{key}`", key)
+    ended = [Run({}, state, {}) for state in (found, meant)]
+    agree(subject, longer, *ended, "the end of the stream and the interpreter's", gradients=False)
+    agree(subject, longer, Run(*runs[1], {}), Run(*runs[0], {}), "after the end of the stream", gradients=False)
+
+
+def _ends(subject: Subject) -> str | None:
+    return None if any(s.flush != "carry" for s in subject.states.values()) else "no memory says `flush`"
+
+
 def _saved(tensors: Tensors) -> Tensors:
     file = io.BytesIO()
     torch.save(tensors, file)
@@ -301,6 +331,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("causality", "a changed future changes no bit of the past, nor its gradients", causality, examples=0.6),
     Property("batches", "a sequence alone = the same among others", batches, examples=0.5),
     Property("cadence", "every memory changes at the ticks of its timeline, and at no other", cadence, examples=0.4, noise=(0.2, 1.0), values=VALUES[:1]),
+    Property("endings", "the end of a stream does what `flush` says, once, at any tick", endings, applies=_ends, examples=0.4),
     Property("states", "saved and loaded at any tick, a state goes on bit for bit", states, examples=0.4),
     Property("finite", "outputs and gradients stay finite: extreme retention, large, zero and repeated keys", finite, examples=0.8,
              values=(*VALUES[1:], "normal"), noise=(1.0, 10.0, 30.0)),

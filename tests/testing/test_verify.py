@@ -43,7 +43,7 @@ def test_every_example_holds(file):
     found = list(verify(nldsl.load(file), budget=Budget(examples=5, seconds=2.5, sizes=2, example=0.04)))
     assert {o.property for o in found} == {p.name for p in properties.PROPERTIES}
     assert not [o for o in found if o.failure is not None]
-    assert sum(o.skipped is not None for o in found) <= 1
+    assert {o.property for o in found if o.skipped is not None} <= {"endings", "slopes"}
 
 
 @pytest.mark.soak
