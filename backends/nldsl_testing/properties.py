@@ -216,8 +216,7 @@ def endings(subject: Subject, example: Example) -> None:
             raise Falsified(f"the end of the stream changes `{key}` at the end of a whole period", key)
         if not equal(found[key], again[key]):
             raise Falsified(f"a second end of the stream changes `{key}`", key)
-    ended = [Run({}, state, {}) for state in (found, meant)]
-    agree(subject, longer, *ended, "the end of the stream and the interpreter's", gradients=False)
+    agree(subject, longer, Run({}, found, {}), Run({}, meant, {}), "the end of the stream and the interpreter's", gradients=False)
     agree(subject, longer, Run(*runs[1], {}), Run(*runs[0], {}), "after the end of the stream", gradients=False)
 
 
