@@ -82,12 +82,17 @@ def splits(subject: Subject, example: Example) -> None:
 
 
 def causality(subject: Subject, example: Example) -> None:
-    """Outputs, and what they depend on, are the same bit for bit whatever comes after them."""
+    """Outputs, and what they depend on, are the same bit for bit whatever comes after them.
+
+    As long as that is numbers: a product with what comes later is a product with 0, and 0 * inf is no number.
+    """
     prefix, longer = example.ticks, with_future(example)
     one = longer.inputs(subject)
     new = _another(subject, one)
     other = {n: torch.cat([x[:, :prefix], new[n][:, prefix:]], 1) for n, x in one.items()}
     runs = [compiled(subject, longer, inputs=x) for x in (one, other)]
+    if not all(y.isfinite().all() for run in runs for y in run.y.values()):
+        return
     for name, y in runs[0].y.items():
         # The proof says how far behind the inputs an output stays; with a change from tick `prefix` on, it is the same so much longer.
         lags = [subject.proof.lags.get((name, i.name)) for i in subject.inputs]
@@ -188,6 +193,35 @@ def states(subject: Subject, example: Example) -> None:
             for n in after:
                 if not equal(after[n], run_state[n]):
                     raise Falsified(f"state `{n}` after a state was saved and loaded is not what it was", n)
+
+
+def endings(subject: Subject, example: Example) -> None:
+    """The end of a stream at any tick does what `flush` says, once; the ticks after it go on from there."""
+    params, longer = subject.parameters(example.seed, example.noise), with_future(example)
+    x = longer.inputs(subject)
+    module = subject.fresh(example.lowering, params)
+    first, rest = cut(x, 0, example.ticks), cut(x, example.ticks, longer.ticks)
+    with torch.no_grad():
+        meant = subject.interpreter.finish(params, before := subject.interpreter.run(params, first)[1])
+        found = subject.finish(module, subject.call(module, first)[1])
+        again = subject.finish(module, found)
+        runs = [subject.interpreter.run(params, rest, meant), subject.call(module, rest, found)]
+    for key, state in subject.states.items():
+        if key not in found:
+            continue
+        partial = (example.ticks - state.offset) % state.every
+        if state.flush == "carry" and not equal(meant[key], before[key]):
+            raise Falsified(f"the end of the stream changes `{key}`, which carries its period on", key)
+        if state.flush == "apply" and not partial and not equal(meant[key], before[key]):
+            raise Falsified(f"the end of the stream changes `{key}` at the end of a whole period", key)
+        if not equal(found[key], again[key]):
+            raise Falsified(f"a second end of the stream changes `{key}`", key)
+    agree(subject, longer, Run({}, found, {}), Run({}, meant, {}), "the end of the stream and the interpreter's", gradients=False)
+    agree(subject, longer, Run(*runs[1], {}), Run(*runs[0], {}), "after the end of the stream", gradients=False)
+
+
+def _ends(subject: Subject) -> str | None:
+    return None if any(s.flush != "carry" for s in subject.states.values()) else "no memory says `flush`"
 
 
 def _saved(tensors: Tensors) -> Tensors:
@@ -296,6 +330,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("causality", "a changed future changes no bit of the past, nor its gradients", causality, examples=0.6),
     Property("batches", "a sequence alone = the same among others", batches, examples=0.5),
     Property("cadence", "every memory changes at the ticks of its timeline, and at no other", cadence, examples=0.4, noise=(0.2, 1.0), values=VALUES[:1]),
+    Property("endings", "the end of a stream does what `flush` says, once, at any tick", endings, applies=_ends, examples=0.4),
     Property("states", "saved and loaded at any tick, a state goes on bit for bit", states, examples=0.4),
     Property("finite", "outputs and gradients stay finite: extreme retention, large, zero and repeated keys", finite, examples=0.8,
              values=(*VALUES[1:], "normal"), noise=(1.0, 10.0, 30.0)),

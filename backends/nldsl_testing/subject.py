@@ -166,6 +166,9 @@ class Subject:
     def initial_state(self, module: Any, batch: int) -> Tensors:
         return module.initial_state(batch)
 
+    def finish(self, module: Any, state: Tensors) -> Tensors:
+        return module.finish(state)
+
     def call(self, module: torch.nn.Module, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
         """One stretch of ticks by a module: (outputs, state)."""
         y, state = module(*(inputs[i.name] for i in self.inputs), state=state, return_state=True)

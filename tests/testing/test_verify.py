@@ -43,7 +43,7 @@ def test_every_example_holds(file):
     found = list(verify(nldsl.load(file), budget=Budget(examples=5, seconds=2.5, sizes=2, example=0.04)))
     assert {o.property for o in found} == {p.name for p in properties.PROPERTIES}
     assert not [o for o in found if o.failure is not None]
-    assert sum(o.skipped is not None for o in found) <= 1
+    assert {o.property for o in found if o.skipped is not None} <= {"endings", "slopes"}
 
 
 @pytest.mark.soak
@@ -253,6 +253,21 @@ def test_memory_that_nobody_wrote_is_no_number():
     with runs.poisoned():
         assert torch.empty(4).isnan().all() and torch.zeros(3).new_empty(2).isnan().all()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_half_precision_may_lose():
+    """A factor of 2 in a small gradient shows in float32; in bfloat16 what is 1 / 20 of the whole is no evidence, half of it is."""
+    from nldsl_testing.compare import distances
+    from nldsl_testing.runs import allowed
+
+    wanted = {"whole": torch.ones(100), "tiny": torch.full((100,), 1e-3), "part": torch.full((100,), 0.3)}
+
+    def alarms(factor, dtype):
+        off = distances({n: w * factor.get(n, 1.0) for n, w in wanted.items()}, wanted, dtype)
+        return max(off.values()) > allowed(dtype, 0.0)
+
+    assert alarms({"tiny": 2.0}, torch.float32) and alarms({"part": 2.0}, torch.bfloat16) and alarms({"whole": 2.0}, torch.bfloat16)
+    assert not alarms({"tiny": 20.0}, torch.bfloat16) and not alarms({}, torch.float32)
 
 
 def test_first_values_are_compared(monkeypatch):
