@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -95,6 +95,12 @@ class Space:
 
     def examples(self) -> st.SearchStrategy[Example]:
         return st.sampled_from(list(self.subjects)).flatmap(self._of)
+
+    def one_of_each(self, seed: int) -> Iterator[Example]:
+        """The longest sequence by each lowering, at the smallest size."""
+        subject = self.subjects[0]
+        for lowering in self.lowerings if self.lowerings is not None else subject.lowerings:
+            yield Example(tuple(subject.sizes.items()), lowering, min(2, self.batch), (self.ticks,), seed=seed)
 
     def _of(self, subject: Subject) -> st.SearchStrategy[Example]:
         names = list(self.lowerings) if self.lowerings is not None else list(subject.lowerings)

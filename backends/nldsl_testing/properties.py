@@ -32,6 +32,7 @@ class Property:
         ticks: the longest sequence, as a share.
         values: ways to draw inputs.
         lowerings: those it is asked of; None is all.
+        each: whether each of them is tried, also where few examples are drawn.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Property:
     values: Sequence[str] = VALUES[:5]
     noise: Sequence[float] = (0.2, 0.0, 1.0)
     lowerings: Sequence[str] | None = None
+    each: bool = False
 
 
 def lowerings(subject: Subject, example: Example) -> None:
@@ -324,7 +326,7 @@ def proof(subject: Subject, example: Example) -> None:
 
 PROPERTIES: tuple[Property, ...] = (
     Property("proof", "each read depends only on earlier writes, proven for all ticks", proof, examples=0.01),
-    Property("lowerings", "every lowering = interpreter: outputs, states, gradients", lowerings),
+    Property("lowerings", "every lowering = interpreter: outputs, states, gradients", lowerings, each=True),
     Property("derivatives", "autodiff of the declared objectives = the derived updates", derivatives, examples=0.4, lowerings=("chosen",)),
     Property("splits", "any split into calls and steps, by any schedule = one call", splits),
     Property("causality", "a changed future changes no bit of the past, nor its gradients", causality, examples=0.6),

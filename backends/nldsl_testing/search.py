@@ -65,6 +65,14 @@ class Search:
             return None
         return Failure(error.what if isinstance(error, Falsified) else crash(error), self.last, getattr(error, "lines", ()))
 
+    def holds(self, example: Any) -> bool:
+        """Try one example; a failure is where the search starts to shrink."""
+        try:
+            self._try(example)
+        except Exception:
+            return False
+        return True
+
     def _try(self, example: Any) -> None:
         if example not in self.outcomes:
             over = time.monotonic() - self.start > self.seconds * (1 if self.last is None else 2)
