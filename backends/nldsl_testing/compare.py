@@ -30,13 +30,13 @@ def distances(found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | 
     off: dict[str, float] = {}
     for name, w in wanted.items():
         g = found[name]
-        far = _difference(g, w)
+        far = difference(g, w)
         size = max(norms[name], small * total)
         off[name] = 0.0 if far == 0 else far / size if size > 0 else float("inf")
     return off
 
 
-def _difference(a: Tensor | None, b: Tensor | None) -> float:
+def difference(a: Tensor | None, b: Tensor | None) -> float:
     """The norm of a - b; places where both are the same infinity or both are no number do not count."""
     if a is None or b is None:
         x = b if a is None else a
@@ -62,4 +62,4 @@ def equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 def close(a: Tensor, b: Tensor) -> bool:
     """Within `TOLERANCE` of their size."""
-    return _difference(a, b) <= TOLERANCE * b.double().norm().item()
+    return difference(a, b) <= TOLERANCE * b.double().norm().item()
