@@ -97,7 +97,7 @@ Atom = Ref | Last | Num
 # --- declarations ------------------------------------------------------------------------------
 
 # An initial value is a small expression, evaluated once: ("normal", 0.02), ("log", ("uniform", 1.0, 16.0)), 0.5.
-# `index` names an axis and stands for the number of the copy, `input` a number of a rule.
+# `index` names an axis and stands for the number of the copy, `input` a number of a rule; ("pretrained", FILE, TENSOR) is read.
 Init = float | Dim | tuple[Any, ...]
 
 
@@ -117,7 +117,7 @@ class Param:
     init: Init
     default_init: bool
     span: Span = _span()
-    fixed: bool = False  # drawn once and trained by nobody: the random first value of a memory
+    fixed: bool = False  # drawn or read once and trained by nobody: the first value of a memory
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,12 @@ class State:
 
     `every` and `offset` are its clock: its equation holds at ticks t with (t + 1 - offset) mod every = 0, t from 0;
     at the others it keeps its value. With `reset` = n the value before tick t is, where t mod n = 0, the first one, or
-    that of the state `base` before tick t. What a `sampled` state reads is meant as it is when its clock ticks.
+    that of the state `base` before tick t; a `detached` one takes either as given, without a gradient. What a `sampled` state
+    reads is meant as it is when its clock ticks.
+
+    At the end of the stream, in a period that is not complete, the equation of a state with the `flush` "apply" holds once
+    more. Of one with "drop", and of one with "apply", the sums of the period are then empty; where there is `begun`, a state
+    that holds what this one was when the window began, the state goes back to it. "carry": nothing happens.
     """
 
     name: str
@@ -139,6 +144,9 @@ class State:
     reset: int | None = None
     base: str | None = None
     sampled: bool = False
+    flush: str = "carry"
+    begun: str | None = None
+    detached: bool = False
 
 
 @dataclass(frozen=True)

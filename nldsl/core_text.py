@@ -50,7 +50,8 @@ def unit_text(unit: Unit) -> str:
     for s in unit.states:
         clock = f" every {s.every}" + (f" offset {s.offset}" if s.offset else "")
         reset = f" reset every {s.reset}" + (f" to {s.base}" if s.base else "") if s.reset is not None else ""
-        lines.append(f"  state {s.name} : {s.type} = {s.learned or init_text(s.init)}{clock}{reset}")
+        flush = "" if s.flush == "carry" else f" flush {s.flush}" + (f" to {s.begun}" if s.begun else "")
+        lines.append(f"  state {s.name} : {s.type} = {s.learned or init_text(s.init)}{clock}{reset}{flush}{' detached' if s.detached else ''}")
     for i in unit.instances:
         args = ", ".join(f"{name} = {atom_text(a)}" for name, a in i.args)
         lines.append(f"  {i.name} = block {i.unit or i.block} ({args})")

@@ -101,6 +101,9 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     rounds = 1 + list(found.same.values()).count(names[0])
     if rounds > 1:
         lines.append(f"    rounds  {rounds}: it is read at places that were read from it; each round costs about the same")
+    ends = {s.flush for s in found.unit.states if s.name in step.states} - {"carry"}
+    if ends:
+        lines.append(f"    flush   {', '.join(sorted(ends))}: what `finish` does with a partial period where the stream ends")
     if form.transposed:
         lines.append("            (on the transposed state: the side that depends on it is the key side)")
     chunked = chunk_flops(found, step, form)
@@ -147,6 +150,6 @@ def _state_defaults(state: State) -> list[str]:
     what = []
     if state.every == 1 and state.reset is None:
         what.append("changes at every tick, starts anew with each sequence")
-    if state.every > 1:
+    if state.every > 1 and state.flush == "carry":
         what.append("a partial period at the end is carried on in the state")
     return [f"{state.name}: {'; '.join(what)}"] if what else []

@@ -132,6 +132,8 @@ def print_stmt(stmt: tree.Stmt | tree.Clause | tree.Ask) -> str:
             return f"{'*' if memory is None else _at(memory, _APPLY)} {', '.join(map(_how, how))}"
         case tree.Writes(how):
             return f"writes {how}"
+        case tree.Flush(how):
+            return f"flush {how}"
     raise TypeError(f"not a statement: {stmt!r}")
 
 

@@ -17,7 +17,7 @@ from nldsl.program import backend
 
 _WHERE = {
     "nldsl_testing.assertions": (
-        "assert_all", "assert_batches", "assert_cadence", "assert_causal", "assert_equivalent", "assert_finite", "assert_precision",
+        "assert_all", "assert_batches", "assert_cadence", "assert_causal", "assert_endings", "assert_equivalent", "assert_finite", "assert_precision",
         "assert_property", "assert_proof", "assert_slopes", "assert_splits", "assert_states", "assert_updates", "check",
     ),
     "nldsl_testing.example": ("Example", "Space", "cuts"),

@@ -2,7 +2,7 @@
 
     file   = (Import | Const | Block | Rule | Schedule | Train)*
     stmt   = In | Param | Memory | Equation | Each | For | Chain | Out | Update
-    clause = Key | Value | Minimize | Update | Reset | Writes
+    clause = Key | Value | Minimize | Update | Reset | Writes | Flush
     type   = RealType | IntType | BoolType | MapType | StoreType | LikeType | StructureType
     expr   = see `nldsl.tree_expr`
 
@@ -19,7 +19,7 @@ from nldsl.tree_expr import span_field as _span
 
 __all__ = [
     "Arg", "Ask", "Binary", "Block", "BoolType", "Call", "Chain", "Clause", "Const", "Declared", "Each", "Equation",
-    "Expr", "File", "For", "Formal", "How", "Import", "In", "Index", "IntType", "Item", "Key", "Last", "LikeType",
+    "Expr", "File", "Flush", "For", "Formal", "How", "Import", "In", "Index", "IntType", "Item", "Key", "Last", "LikeType",
     "ListOf", "MapType", "Memory", "Minimize", "Name", "Num", "Out", "Param", "Range", "RealType", "Reset", "Route",
     "Rule", "Schedule", "Start", "Step", "Stmt", "StoreType", "Str", "StructureType", "Sum", "Train", "Type", "Unary", "Update",
     "Value", "Writes", "inputs",
@@ -153,13 +153,21 @@ class Reset:
 
 @dataclass(frozen=True)
 class Writes:
-    """`writes through | stop`: whether outer gradients pass through the gradients that a memory takes."""
+    """`writes through | first_order | straight_through | stop`: which outer gradients pass through a memory."""
 
     how: str
     span: Span = _span()
 
 
-Clause = Key | Value | Minimize | Update | Reset | Writes
+@dataclass(frozen=True)
+class Flush:
+    """`flush apply | drop | carry`: what becomes of a period that is not complete where the stream ends."""
+
+    how: str
+    span: Span = _span()
+
+
+Clause = Key | Value | Minimize | Update | Reset | Writes | Flush
 
 
 # --- statements --------------------------------------------------------------------------------

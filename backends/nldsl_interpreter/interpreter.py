@@ -10,13 +10,15 @@ from torch import Tensor
 
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
-from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded
+from nldsl.pretrained import check, folder
+from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded, ungather
 from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
 
 Tensors = dict[str, Tensor]
 Scope = MutableMapping[str, Tensor]
 Types = Mapping[str, Type]
+FINISHED = ":finished"  # the number of ticks when the stream last ended
 
 
 class Interpreter:
@@ -26,7 +28,12 @@ class Interpreter:
         self.top = _Machine(units, types, key, "")
 
     def parameters(self, dtype: torch.dtype = torch.float64, generator: torch.Generator | None = None) -> Tensors:
-        """Initial params by their names in a torch `state_dict`; each is [*axes, *shape]."""
+        """Initial params by their names in a torch `state_dict`; each is [*axes, *shape].
+
+        Raises:
+            NlError: a pre-trained file, or a tensor of it, is not what it should be.
+        """
+        check(self.top.units())
         return self.top.parameters(dtype, generator)
 
     def run(self, params: Tensors, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
@@ -49,6 +56,14 @@ class Interpreter:
             return {n: torch.zeros(batch, 0, *sizes(t), dtype=dtype) for n, t in self.top.outputs().items()}, state
         return {name: torch.stack([o[name] for o in outputs], 1) for name in outputs[0]}, state
 
+    def finish(self, params: Tensors, state: Tensors) -> Tensors:
+        """The state after the end of the stream: periods that it cuts short are applied or dropped where a memory says `flush`."""
+        held = next((x for name, x in state.items() if not name.startswith(":") and x.is_floating_point()), None)
+        if held is None:
+            return state
+        after = _End(self.top, params, state, held.shape[0], held.dtype).end()
+        return {**state, **after, FINISHED: state[":tick"]} if after else state
+
 
 class _Machine:
     """A unit at its place in the tree of instances."""
@@ -63,10 +78,14 @@ class _Machine:
         self.orders: dict[frozenset[str], list[list[str]]] = {}
 
     def parameters(self, dtype: torch.dtype, generator: torch.Generator | None) -> Tensors:
-        own = {self.params[p.name]: initial_value(p.init, p.type, dtype, generator) for p in self.unit.params}
+        own = {self.params[p.name]: initial_value(p.init, p.type, dtype, generator, folder(self.unit)) for p in self.unit.params}
         for machine in self.inner.values():
             own |= machine.parameters(dtype, generator)
         return own
+
+    def units(self) -> dict[str, Unit]:
+        """This unit and those in it."""
+        return {self.unit.key: self.unit} | {k: u for machine in self.inner.values() for k, u in machine.units().items()}
 
     def outputs(self) -> dict[str, Type]:
         return {name: Type("real") if isinstance(atom, Num) else self.types[atom.name] for name, atom in self.unit.outputs}
@@ -126,12 +145,13 @@ class _Tick:
         key = self.m.prefix + state.name
         reset = bool(state.reset) and self.t % (state.reset or 1) == 0
         if reset and state.base is not None:
-            return self._before(self.m.states[state.base])
+            start = self._before(self.m.states[state.base])
+            return start.detach() if state.detached else start
         if key in self.state and not reset:
             return self.state[key]
         dtype = torch.int64 if state.type.kind == "int" else self.dtype
         first = initial_value(state.init, state.type, dtype)[None] if state.learned is None else self._param(state.learned)
-        return self._copies(first, state.type)
+        return self._copies(first.detach() if state.detached else first, state.type)
 
     def _copies(self, x: Tensor, type: Type) -> Tensor:
         return x.expand(self.batch, *sizes(type))
@@ -147,7 +167,7 @@ class _Tick:
         if e.op == "gather":
             return gather(*args[0], e.attr("axis"))
         if e.op == "ungather":
-            return args[0][0].movedim(1 + len(args[0][1].axes), 1 + result.axes.index(e.attr("axis")))
+            return ungather(*args[0], result, e.attr("axis"))
         values = arguments(e.op, result, args)
         match e.op:
             case "unflatten":
@@ -234,3 +254,54 @@ class _Tick:
         total = self.state[key] + x if key in self.state else x
         self.after[key] = total if state.name in self.m.resting(self.t) else torch.zeros_like(total)
         return total / state.every if e.attr("over") == "mean" else total
+
+
+class _End(_Tick):
+    """The end of a stream: one more tick without an input, at which only clocks of memories with `flush apply` tick.
+
+    Of these, only clocks in a period that is not complete. A folded gradient is what has been added up so far; a mean is of the
+    whole period, as in a first one that an `offset` makes short. The number of the tick stays what it is.
+    """
+
+    def end(self) -> Tensors:
+        m = self.m
+        fresh = self.t != int(self.state.get(FINISHED, 0))  # something has come since the stream last ended
+        due = {s.name for s in m.unit.states if s.flush == "apply" and fresh and (self.t - s.offset) % s.every}
+        scope: Scope = {name: self.before[name] for name in m.states if name not in due}
+        needed = self._needed(due)
+        for names in m.order(frozenset(m.states) - due):
+            if names[0] in needed:
+                scope[names[0]] = self._held(self.equation(m.equations[names[0]], scope))
+        for s in m.unit.states:
+            if s.name in due:
+                self.after[m.prefix + s.name] = self._copies(scope[s.name], s.type)
+            elif s.begun is not None:
+                self.after[m.prefix + s.name] = self.before[s.begun]
+        for e in m.unit.equations:
+            key = f"{m.prefix}{e.name}:sum"
+            if e.op == "fold" and m.states[e.attr("memory")].flush != "carry" and key in self.state:
+                self.after[key] = torch.zeros_like(self.state[key])
+        for inner in m.inner.values():
+            self.after |= _End(inner, self.params, self.state, self.batch, self.dtype).end()
+        return self.after
+
+    def _needed(self, due: set[str]) -> set[str]:
+        """The equations that lead to what these states become."""
+        found: set[str] = set()
+        stack = sorted(due)
+        while stack:
+            e = self.m.equations.get(stack.pop())
+            if e is not None and e.name not in found and (e.name in due or e.name not in self.m.states):
+                found.add(e.name)
+                stack += reads(e) if e.op != "fold" else ()
+        return found
+
+    def equation(self, e: Equation, scope: Mapping[str, Tensor]) -> Tensor:
+        if e.op != "fold":
+            return super().equation(e, scope)
+        total = self.state[f"{self.m.prefix}{e.name}:sum"]
+        return total / self.m.states[e.attr("memory")].every if e.attr("over") == "mean" else total
+
+    def _before(self, state: State) -> Tensor:
+        """What is held: a reset belongs to the next tick."""
+        return self.state[self.m.prefix + state.name]

@@ -140,17 +140,23 @@ def _gelu_slope(x: Tensor) -> Tensor:
     return torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
 
 
+def sqrt(a: Tensor) -> Tensor:
+    """The square root, with slope 0 at 0: sqrt(a * a) is abs(a)."""
+    return torch.where(a == 0, 0.0, torch.where(a == 0, 1.0, a).sqrt())
+
+
 # Entry by entry: every argument has the rank of the result.
 ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow, "neg": torch.neg,
-    "copy": lambda a: a, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs, "sign": torch.sign,
+    "copy": lambda a: a, "exp": torch.exp, "log": torch.log, "sqrt": sqrt, "abs": torch.abs, "sign": torch.sign,
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": lambda a: torch.logaddexp(a, torch.zeros_like(a)),
-    "silu": F.silu, "gelu": F.gelu, "fill": lambda a, like: a * torch.ones_like(like), "gelu_pull": lambda c, x: c * _gelu_slope(x),
+    "silu": F.silu, "gelu": F.gelu, "gelu_pull": lambda c, x: c * _gelu_slope(x),
     "relu": torch.relu, "max": torch.maximum, "min": torch.minimum, "stop": Tensor.detach,
     "where": lambda c, a, b: torch.where(c > 0, a, b), "bfloat16": Tensor.bfloat16,
+    "fill": lambda a, like: a.expand(torch.broadcast_shapes(a.shape, like.shape)),
 }  # fmt: skip
 # Arguments as they are.
-PLAIN: dict[str, Callable[..., Tensor]] = {"solve": solve}
+PLAIN: dict[str, Callable[..., Tensor]] = {"solve": solve, "unflatten": lambda a, like: a.reshape(*a.shape[:-1], *like.shape[a.dim() - 1 :])}
 # Over all entries: the last argument names the dimensions.
 OVER: dict[str, Callable[..., Tensor]] = {
     "dot": lambda a, b, dims: (a * b).sum(dims),
@@ -226,6 +232,11 @@ def gather(x: Tensor, type: Type, axis: Axis) -> Tensor:
     ids, last = [a.id for a in type.axes], len(type.axes)
     x, last = (x.movedim(1 + ids.index(axis.id), last), last) if axis.id in ids else (x.unsqueeze(last + 1), last + 1)
     return x.expand(*x.shape[:last], integer(axis.size), *x.shape[last + 1 :])
+
+
+def ungather(x: Tensor, type: Type, result: Type, axis: Axis) -> Tensor:
+    """The opposite of `gather`."""
+    return x.movedim(1 + len(type.axes), 1 + [a.id for a in result.axes].index(axis.id))
 
 
 def rotate(x: Tensor, t: int) -> Tensor:

@@ -6,15 +6,19 @@ At a tick a stream is a tensor [B, *axes, *shape]. B and an axis may have size 1
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from nldsl.core import Axis, Init, Type
 from nldsl.dims import Dim
+from nldsl.pretrained import named
 from nldsl.vocabulary import is_number
 
+HERE = Path()
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {"log": torch.log, "exp": torch.exp, "sqrt": torch.sqrt, "sigmoid": torch.sigmoid, "softplus": F.softplus,
              "neg": torch.neg, "+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.div, "^": torch.pow}  # fmt: skip
 
@@ -43,8 +47,8 @@ def lift(x: Tensor, type: Type, axes: tuple[Axis, ...], rank: int) -> Tensor:
     return x.reshape(x.shape[0], *(held.get(a.id, 1) for a in axes), *own)
 
 
-def initial_value(init: Init, type: Type, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
-    """The first value of a param or a state, [*axes, *shape]. Random entries are drawn in row-major order."""
+def initial_value(init: Init, type: Type, dtype: torch.dtype, generator: torch.Generator | None = None, folder: Path = HERE) -> Tensor:
+    """The first value of a param or a state, [*axes, *shape]. Random entries are drawn in row-major order; files are in `folder`."""
     shape = sizes(type)
 
     def value(e: Init) -> Tensor:
@@ -61,6 +65,9 @@ def initial_value(init: Init, type: Type, dtype: torch.dtype, generator: torch.G
                 return value(low) + (value(high) - value(low)) * torch.rand(shape, dtype=dtype, generator=generator)
             case ("constant", number):
                 return value(number)
+            case ("pretrained", file, name):
+                with safe_open(folder / file, "pt") as tensors:
+                    return tensors.get_tensor(named(tensors.keys(), name)).to(dtype)
             case ("index", axis):
                 place = [a.id for a in type.axes].index(axis)
                 return torch.arange(shape[place], dtype=dtype).reshape(-1, *(1,) * (len(shape) - place - 1))

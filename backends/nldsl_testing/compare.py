@@ -2,9 +2,10 @@
 
 The reference is the interpreter in float64. A run in float64 may differ from it in each tensor by `TOLERANCE` of the
 tensor's norm; a tensor that is small beside the others of its kind is measured by `SMALL` of them, as it may be what is left
-of a difference. A run in fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the
-condition of the computation, and by `FACTOR` units of rounding. The same measure lets a badly conditioned run in float64
-pass: there the loss in float32, scaled to float64, is the bound.
+of a difference: in half precision by 16 units of rounding of them, as what cancels there is not known any better. A run in
+fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the condition of the computation,
+and by `FACTOR` units of rounding. The same measure lets a badly conditioned run in float64 pass: there the loss in float32,
+scaled to float64, is the bound.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from torch import Tensor
 TOLERANCE, SMALL, FACTOR = 1e-9, 1e-4, 50.0
 
 
-def distances(found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | None]) -> dict[str, float]:
+def distances(
+    found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | None], dtype: torch.dtype = torch.float64
+) -> dict[str, float]:
     """|found - wanted| of each tensor as a fraction of its size, or of a small part of the size of all; None is zero."""
+    small = max(SMALL, 16 * torch.finfo(dtype).eps)
     norms = {n: 0.0 if w is None else w.double().norm().item() for n, w in wanted.items()}
     total = sum(v * v for v in norms.values()) ** 0.5
     off: dict[str, float] = {}
     for name, w in wanted.items():
         g = found[name]
         far = _difference(g, w)
-        size = max(norms[name], SMALL * total)
+        size = max(norms[name], small * total)
         off[name] = 0.0 if far == 0 else far / size if size > 0 else float("inf")
     return off
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nldsl.source import Span
 from nldsl.timeline import Timeline, timeline
 from nldsl_interpreter import Interpreter
 from nldsl_interpreter.values import sizes as tensor_shape
+from nldsl_torch import runtime
 from nldsl_torch.build import build_source, load_module
 from nldsl_torch.build import classes as classes_of
 from nldsl_torch.build import module as build_module
@@ -57,9 +58,24 @@ class Subject:
         return Interpreter(*self.elaborated.parts)
 
     @cached_property
-    def lowerings(self) -> dict[str, Any]:
-        """The schedules to compare, by name."""
-        return {"chosen": None, "standalone": None, **({"compiled": None} if self.compile else {})}
+    def schedules(self) -> dict[str, Elaborated]:
+        """The block under each schedule by name, the compiler's choice first."""
+        chosen, *others = self.elaborated.lowerings().items()
+        return {"chosen": chosen[1], **dict(others)}
+
+    @cached_property
+    def lowerings(self) -> tuple[str, ...]:
+        """The ways to run it, the plainest first. Where the compiler crashes, its choice alone: a property will say so."""
+        try:
+            stretches = "segments(" in self.source
+            return (*self.schedules, "standalone", *(["stretches"] if stretches else []), *(["compiled"] if self.compile else []))
+        except Exception:
+            return ("chosen",)
+
+    @cached_property
+    def source(self) -> str:
+        """The module of the compiler's choice."""
+        return build_source(*self.elaborated.parts, standalone=False)
 
     def module(self, lowering: str = "chosen", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """The block by one lowering; modules are kept."""
@@ -70,9 +86,13 @@ class Subject:
     def _build(self, lowering: str) -> torch.nn.Module:
         if lowering == "standalone":
             return classes_of(load_module(build_source(*self.elaborated.parts), self.elaborated.key))[-1]()
+        if lowering == "stretches":
+            made = load_module(self.source, f"{self.elaborated.key} stretches")
+            vars(made)["segments"] = partial(runtime.segments, ticks=1)  # a stretch is one chunk, as it is of many numbers
+            return classes_of(made)[-1]()
         if lowering == "compiled":
             return build_module(*self.elaborated.parts, compile=True)
-        return build_module(*self.elaborated.parts)
+        return build_module(*self.schedules[lowering].parts)
 
     def fresh(self, lowering: str, params: Tensors, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """A module of a lowering of its own, with these parameters."""
@@ -87,6 +107,13 @@ class Subject:
     @cached_property
     def proof(self) -> Proof:
         return prove(self.elaborated)
+
+    @cached_property
+    def rounds(self) -> bool:
+        """Whether values are rounded to bfloat16 on the way."""
+        equations = [e for _, unit in self.parts for e in unit.equations]
+        inside = [p for e in equations if e.op == "grad" for p in e.attr("objective").equations]
+        return any(e.op == "bfloat16" for e in (*equations, *inside))
 
     # --- names -------------------------------------------------------------------------------------
 
@@ -137,6 +164,9 @@ class Subject:
 
     def initial_state(self, module: Any, batch: int) -> Tensors:
         return module.initial_state(batch)
+
+    def finish(self, module: Any, state: Tensors) -> Tensors:
+        return module.finish(state)
 
     def call(self, module: torch.nn.Module, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
         """One stretch of ticks by a module: (outputs, state)."""

@@ -37,7 +37,7 @@ def made(lines: Sequence[str]) -> set[str]:
 
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}
-METHODS = {"unsqueeze", "sum", "mean", "sqrt", "exp", "sigmoid", "tanh", "cumsum", "select", "expand"}
+METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand"}
 
 
 def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | None:
@@ -67,7 +67,7 @@ def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | No
             return "gelu", [a], ()
         case ast.Call(func=ast.Attribute(value=a, attr=method), args=args, keywords=keywords) if method in METHODS:
             return method, [a], tuple(ast.unparse(x) for x in (*args, *keywords))
-        case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("norm", "unit"):
+        case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("inverse", "norm", "root", "unit"):
             return name, [a], ()
         case ast.Call(func=ast.Name(id="gelu_pull"), args=args):
             return "gelu_pull", args, ()

@@ -29,7 +29,7 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
             return tuple(s for i, s in enumerate(first) if i not in dims)
         case "select":
             return tuple(s for i, s in enumerate(first) if i != int(constants[0]))
-        case "neg" | "sqrt" | "exp" | "sigmoid" | "tanh" | "gelu" | "gelu_slope" | "norm" | "unit" | "cumsum" | "same":
+        case "neg" | "root" | "exp" | "sigmoid" | "tanh" | "gelu" | "gelu_slope" | "inverse" | "norm" | "unit" | "cumsum" | "same":
             return first
         case "cat":
             dim, lead = int(constants[0]), _broadcast([s[:-2] for s in known])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type
+from nldsl.lower.numbers import number
 from nldsl.lower.rounding import is_rounded
 from nldsl.names import identifier
 from nldsl.source import NOWHERE, Span
@@ -44,10 +45,10 @@ class Names:
 
 # What generated functions use by name: primitives, their own variables, and Python's builtins.
 RESERVED = frozenset(dir(builtins)) | frozenset(
-    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick done n_ add_product add_product_ again apply beside
-    causal_conv chunk chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_curve gelu_pull
-    gelu_slope held from_memory like linear_scan loop norm norm_back norm_scale matmul solve matrix_power eigenvectors part past plus region
-    remember reversible rope segments shift_down spread taped windows ticks to_memory together unchunk unit unit_back unit_scale whole
+    """torch F nn Tensor self state new B T C xs s reads k_ v_ y_ part_ z batch return_state tick done fresh n_ add_product add_product_ again apply at_least
+    at_most beside causal_conv chunk chunk_solve channel_factors channel_kernel cross_entropy decay_ends decay_kernel delay expect fitting gelu_curve gelu_pull
+    gelu_slope held from_memory inverse like linear_scan loop norm norm_back norm_scale matmul solve matrix_power eigenvectors part past plus pretrained
+    region FILES remember reversible root rope segments shift_down spread taped windows ticks to_memory together unchunk unit unit_back unit_scale whole
     window_attention""".split()
 )
 
@@ -120,7 +121,12 @@ class Body:
         if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name in self.params:
             W, X = self.type(e.args[0]), self.type(e.args[1])
             return ops.apply_param(W, X, self.text(e.args[0]), self.text(e.args[1]), self._is_rounded(e.args[1]))
-        text = ops.express(e, self.types[e.name], self.text, self.type)
+        if e.op == "div" and number(e.args[0]) == 1.0:
+            text = f"inverse({self.text(e.args[1])})"
+        elif e.op == "sqrt":
+            text = f"root({self.text(e.args[0])})"
+        else:
+            text = ops.express(e, self.types[e.name], self.text, self.type)
         if self.rounded and e.op != "bfloat16" and is_rounded(e, self.rounded, self.types):
             # Torch widens the result for a number of each tick, unlike for a constant.
             numbers = [a for a in e.args[e.op == "where" :] if not isinstance(a, Num) and not self._is_rounded(a)]

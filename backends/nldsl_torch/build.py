@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import keyword
 import linecache
+import os
 import sys
 import types as python
 from collections.abc import Mapping
@@ -18,18 +19,20 @@ import torch.fx
 from nldsl.core import Unit
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
+from nldsl.pretrained import check, folder, values
 from nldsl_torch import matrices, streams
 from nldsl_torch.body import RESERVED
+from nldsl_torch.finish import flushed
 from nldsl_torch.module import ClassWriter
 from nldsl_torch.streams import Region
 
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, segments, shift_down, unchunk, window_attention"  # noqa: E501
 MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power, solve"
-PRIMITIVES = tuple(getattr(streams, f) for f in "apply causal_conv cross_entropy delay gelu_pull norm rope ticks unit".split()) + tuple(
-    getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split()
-)
-STREAMS = "from nldsl_torch.streams import apply, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, linear_scan, loop, norm, part, region, remember, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
+PRIMITIVES = tuple(
+    getattr(streams, f) for f in "apply at_least at_most causal_conv cross_entropy delay gelu_pull inverse norm root rope ticks unit".split()
+) + tuple(getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split())
+STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, loop, norm, part, pretrained, region, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
 REVERSE = "from nldsl_torch.reverse import add_product, add_product_, again, gelu_curve, gelu_slope, like, norm_back, norm_scale, plus, reversible, taped, unit_back, unit_scale"  # noqa: E501
 
 
@@ -65,9 +68,16 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
         out += [_primitives(), ""]
     else:
         out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, REVERSE, ""]
+    if any(True for k in found for p in units[k].params for _ in values(p.init)):
+        # A standalone file looks for them beside itself.
+        here = "os.path.dirname(os.path.abspath(__file__))" if standalone else repr(os.path.abspath(folder(units[key])))
+        out += ["", f"FILES = {here}  # where the pre-trained tensors are", ""]
+    ending: set[str] = set()
     for k, p in found.items():
+        if flushed(p.unit) or any(i.unit in ending for i in p.unit.instances):
+            ending.add(k)
         inputs = {key: [i.name for i in units[key].inputs] for key in found}
-        out += ["", *ClassWriter(classes[k], p, classes, inputs).write(), ""]
+        out += ["", *ClassWriter(classes[k], p, classes, inputs, frozenset(ending)).write(), ""]
     return "\n".join(out) + "\n"
 
 
@@ -132,10 +142,20 @@ def module(
     """The block as an `nn.Module` with `forward`, `step` and `initial_state`; with `compile`, `torch.compile` fuses its map regions.
 
     Every block has one class and one set of compiled functions, however often it is used.
+
+    Raises:
+        NlError: a pre-trained file, or a tensor of it, is not what it should be.
     """
+    read = check({k: units[k] for k in reachable(units, key)})
     source = build_source(units, types, key, standalone=False)
     made = load_module(source, key, compiled=compile)
-    built = classes(made)[-1]()
+    before = torch.get_default_dtype()
+    try:
+        if read and dtype is not None:  # a tensor in float64 is not rounded on its way
+            torch.set_default_dtype(dtype)
+        built = classes(made)[-1]()
+    finally:
+        torch.set_default_dtype(before)
     built.source = source  # type: ignore[assignment]
     return built.to(device=device, dtype=dtype)
 

@@ -8,7 +8,7 @@ from nldsl.core import Axis, Init, Type
 from nldsl.dims import Dim
 from nldsl_torch.ops import literal
 
-WHOLE = {"zeros", "ones", "eye", "normal", "uniform"}  # tensors of the wanted shape
+WHOLE = {"zeros", "ones", "eye", "normal", "uniform", "pretrained"}  # tensors of the wanted shape
 
 
 def size(type: Type) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def initial(init: Init, type: Type, dtype: str | None = None) -> str:
     text = _value(init, size(type), type.axes, given)
     if isinstance(init, tuple) and init[0] in WHOLE:
         return text
-    return f"torch.as_tensor({text}).expand({size(type)}).clone()" if "torch." in text else f"torch.full({size(type)}, {text}{given})"
+    return f"torch.as_tensor({text}).expand({size(type)}).clone()" if "torch." in text or "pretrained(" in text else f"torch.full({size(type)}, {text}{given})"
 
 
 def is_zeros(init: Init) -> bool:
@@ -47,6 +47,8 @@ def _value(init: Init, shape: tuple[int, ...], axes: Sequence[Axis], given: str)
         case ("uniform", low, high):
             a, b = (_value(x, shape, axes, given) for x in (low, high))
             return f"(torch.rand({shape}) * ({b} - {a}) + {a})"
+        case ("pretrained", file, name):
+            return f"pretrained(FILES, {file!r}, {name!r}, {shape})"
         case ("constant", value):
             return _value(value, shape, axes, given)
         case ("index", axis):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nldsl.core import Equation, Ref
 from nldsl.lower.schedule import Attention, Call, Recurrence, Region
 from nldsl.names import identifier
+from nldsl_torch.finish import finish_method
 from nldsl_torch.initial import initial, is_zeros, size
 from nldsl_torch.steps import StepWriter
 
@@ -31,7 +32,10 @@ class ClassWriter(StepWriter):
                     self._attention(equation)
                 case Call(instance):
                     self._call(instance)
-        return [*self.functions, *self._class()]
+        local = {name: self.local(name) for name in (*self.params, *(e.name for e in self.indices))}
+        inner = [identifier(i.name) for i in self.unit.instances if i.unit in self.ending]
+        functions, method = finish_method(self.prefix, self.unit, self.types, local, inner)
+        return [*self.functions, *functions, *self._class(), *method]
 
     def _class(self) -> list[str]:
         unit = self.unit
@@ -105,6 +109,8 @@ class ClassWriter(StepWriter):
         ]
         if self.ticks:
             lines.append('            ":tick": torch.zeros((), dtype=torch.int64, device=z.device),')
+        if any(s.flush == "apply" for s in self.unit.states):
+            lines.append('            ":finished": torch.zeros((), dtype=torch.int64, device=z.device),')
         for s in (s for s in self.unit.states if s.name not in self.plan.same):
             lines.append(f'            "{s.name}": {self._first(s.name)},')
         for key, text in self.carried.items():
@@ -119,7 +125,8 @@ class ClassWriter(StepWriter):
         shape = size(state.type)
         if state.learned is not None:
             # Of one layout, whatever the batch: rounding follows it.
-            return f"self.{identifier(state.learned)}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
+            given = ".detach()" if state.detached else ""
+            return f"self.{identifier(state.learned)}{given}.expand(batch{''.join(f', {n}' for n in shape)}).contiguous()"
         if is_zeros(state.init):
             return f"z.new_zeros(batch{''.join(f', {n}' for n in shape)})"
         # With all digits of whatever dtype the module has.

@@ -159,7 +159,7 @@ def _extreme(e: Equation, aligned: Callable[[int], str]) -> str:
     for i in (0, 1):
         arg = e.args[i]
         if isinstance(arg, Num):
-            return f"{aligned(1 - i)}.clamp({'min' if e.op == 'max' else 'max'}={literal(arg.value)})"
+            return f"{'at_least' if e.op == 'max' else 'at_most'}({aligned(1 - i)}, {literal(arg.value)})"
     return f"torch.{e.op}imum({aligned(0)}, {aligned(1)})"
 
 

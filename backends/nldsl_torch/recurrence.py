@@ -91,7 +91,7 @@ class RecurrenceWriter:
         """States put back where that is due, those that others go back to first."""
         lines: list[str] = []
         for s in self.put_back():
-            start = names.of(f"first {s.name}" if s.base is None else f"last {s.base}")
+            start = names.of(f"first {s.name}") if s.base is None else names.of(f"last {s.base}") + (".detach()" if s.detached else "")
             lines += [f"if tick % {s.reset} == 0:", f"    {names.of(f'last {s.name}')} = {start}"]
         return lines
 

@@ -80,22 +80,26 @@ def again(fn, numbers: int):
 
 
 def taped(fn, *args):
-    """fn(*args), and what takes gradients of that back to the arguments."""
+    """fn(*args), and what takes gradients of that back to the arguments; its tape serves once, and is made again for each later use."""
     if torch.is_grad_enabled():
         return fn(*args), None
-    with torch.enable_grad():
-        given = [x.detach().requires_grad_() for x in args]
-        outs = fn(*given)
-        several = not isinstance(outs, Tensor)
-        outs = tuple(outs) if several else (outs,)
+    given = [x.detach().requires_grad_() for x in args]
+
+    def tape():
+        with torch.enable_grad():
+            made = fn(*given)
+            return made if isinstance(made, Tensor) else tuple(made)  # a generator is run here, with its tape, and once
+
+    outs = tape()
+    several = not isinstance(outs, Tensor)
+    tapes = [outs]
 
     def pull(grads):
-        pairs = [(o, g) for o, g in zip(outs, grads if several else (grads,)) if g is not None and o.requires_grad]
-        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # whether the pass that asks may come again
-        wanted = [g for _, g in pairs]
-        return torch.autograd.grad([o for o, _ in pairs], given, wanted, retain_graph=kept, allow_unused=True, materialize_grads=True)
+        made = tapes.pop() if tapes else tape()
+        pairs = [(o, g) for o, g in zip(made if several else (made,), grads if several else (grads,)) if g is not None and o.requires_grad]
+        return torch.autograd.grad([o for o, _ in pairs], given, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
 
-    return tuple(o.detach() for o in outs) if several else outs[0].detach(), pull
+    return tuple(o.detach() for o in outs) if several else outs.detach(), pull
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> Tensor:
@@ -129,9 +133,9 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 
 def gelu_curve(x: Tensor) -> Tensor:
-    """The second derivative of gelu: (2 - x^2) exp(-x^2 / 2) / sqrt(2 pi)."""
-    square = x * x
-    return (square * -0.5).exp_().mul_(square.neg_().add_(2.0)).mul_(0.3989422804014327)
+    """The second derivative of gelu: (2 - x^2) b, b = exp(-x^2 / 2) / sqrt(2 pi); as 2 b - x (x b), where x^2 may be too large for a number."""
+    bell = (x * x).mul_(-0.5).exp_().mul_(0.3989422804014327)
+    return (bell * 2.0).addcmul_(x, x * bell, value=-1.0)
 
 
 def norm_scale(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ float32 and float64; half precision is raised to float32 and autocast is off ins
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -300,15 +299,18 @@ def chunk_solve(
     return out.view(*lead, *out.shape[1:]), end.view(*lead, *end.shape[1:])
 
 
-def segments(block: Callable, xs: Sequence[Tensor], state: Any, axis: int, C: int, ticks: int | None = None) -> tuple[Tensor, Any]:
+def segments(block: Callable, xs: Sequence[Tensor], state: Tensor, axis: int, C: int, ticks: int | None = None) -> tuple[Tensor, Tensor]:
     """Run `block(*xs of a stretch of ticks, state) -> (out, state)` stretch by stretch along `axis`, and join the outputs.
 
-    The numbers of one call on everything, since a stretch is whole chunks of C ticks; faster on a CPU, where by default a stretch is
+    Half precision is raised to float32 here, once; so are the outputs.
+
+    They are the numbers of one call on everything, since a stretch is whole chunks of C ticks; faster on a CPU, where by default a stretch is
     what keeps a tensor like xs[0] near 2^17 numbers, so that temporaries stay in cache. Elsewhere the default is one stretch.
     """
     x = xs[0]
     if ticks is None:
         ticks = (1 << 17) * x.shape[axis] // max(1, x.numel()) if x.device.type == "cpu" else x.shape[axis] + C
+    xs, state = [_exact(y) for y in xs], _exact(state)
     outs = []
     for part in zip(*(y.split(max(1, ticks // C) * C, axis) for y in xs)):
         out, state = block(*part, state)

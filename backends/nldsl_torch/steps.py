@@ -27,6 +27,7 @@ class StepWriter:
 
     Attributes:
         classes, inputs: of every unit by key, the name of its class and the names of its inputs.
+        ending: keys of the units that the end of a stream changes.
         functions, forward: the lines written so far.
         carried: state key -> expression of its first value, for what is not a state of the unit.
     """
@@ -35,6 +36,7 @@ class StepWriter:
     plan: Plan
     classes: dict[str, str]
     inputs: dict[str, list[str]]  # names of the inputs of each unit, by key
+    ending: frozenset[str] = frozenset()
     functions: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     carried: dict[str, str] = field(default_factory=dict)  # state key -> expression of its first value

@@ -5,6 +5,9 @@ A stream is a tensor [B, T, ...]: batch, ticks, then the axes of every enclosing
 
 from __future__ import annotations
 
+import json
+import os
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,14 +47,79 @@ def region(streams: int, pasts: int = 0, fuse: bool = True):
     return lambda fn: Region(fn, streams, pasts, fuse)
 
 
+def _wider(x: Tensor) -> Tensor:
+    """Half precision raised to float32."""
+    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+
+
 def unit(x: Tensor) -> Tensor:
-    """x / sqrt(sum x^2 + 1e-6) over the last dimension."""
-    return x * ((x * x).sum(-1, keepdim=True) + 1e-6).rsqrt()
+    """x / sqrt(sum x^2 + 1e-6) over the last dimension; in half precision rounded once."""
+    w = _wider(x)
+    return (w * ((w * w).sum(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
 
 
 def norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean x^2 + 1e-6) over the last dimension."""
-    return x * ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
+    """x / sqrt(mean x^2 + 1e-6) over the last dimension; in half precision rounded once."""
+    w = _wider(x)
+    return (w * ((w * w).mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
+
+
+class _Inverse(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 1.0 / x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, d: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return -(d * y) * y
+
+
+def inverse(x: Tensor) -> Tensor:
+    """1 / x. Its gradient never holds 1 / x^2 alone, which overflows where what is divided by x is small like x."""
+    return _Inverse.apply(x)
+
+
+class _Root(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.sqrt()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, d: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return d * 0.5 / torch.where(y == 0, float("inf"), y)
+
+
+def root(x: Tensor) -> Tensor:
+    """The square root, with slope 0 at 0: sqrt(x * x) is abs(x)."""
+    return _Root.apply(x)
+
+
+def _like(number: float, x: Tensor) -> Tensor:
+    return x.new_full((), number, dtype=x.dtype if x.is_floating_point() else torch.get_default_dtype())
+
+
+def at_least(x: Tensor, number: float) -> Tensor:
+    """max(x, number), with slope 1/2 where they are equal."""
+    return torch.maximum(x, _like(number, x))
+
+
+def at_most(x: Tensor, number: float) -> Tensor:
+    """min(x, number), with slope 1/2 where they are equal."""
+    return torch.minimum(x, _like(number, x))
 
 
 def gelu_pull(c: Tensor, x: Tensor) -> Tensor:
@@ -159,6 +227,23 @@ def whole(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + k: v for k, v in state.items()}
 
 
+def pretrained(folder: str, file: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of a safetensors file, by its name or that without `.weight`, in the default dtype."""
+    path = os.path.join(folder, file)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"this model starts from `{name}` of '{file}', which is not in '{folder}'")
+    with open(path, "rb") as data:
+        length = int.from_bytes(data.read(8), "little")
+        held = json.loads(data.read(length))
+        entry = held.get(name) or held.get(f"{name}.weight") or {"shape": None}
+        if entry["shape"] != list(shape):
+            raise ValueError(f"`{name}` of '{file}' is {entry['shape'] or 'not there'}, expected {list(shape)}")
+        start, end = entry["data_offsets"]
+        data.seek(8 + length + start)
+        kind = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[entry["dtype"]]
+        return torch.frombuffer(bytearray(data.read(end - start)), dtype=kind).view(shape).to(torch.get_default_dtype(), copy=True)
+
+
 class _Scan(torch.autograd.Function):
     """s[t] = a[t] * s[t - 1] + u[t] by doubling: factors are multiplied, never divided or exponentiated."""
 
@@ -219,7 +304,15 @@ def windows(
     *states) -> outputs` is what reads states after their step, so its windows begin one tick before theirs.
 
     `again(function, n)`, where it is given, makes the functions keep nothing of a window but what they are given.
+
+    With states in half precision everything is raised to float32 here, once, and what comes out is rounded once.
     """
+    dtype = next(s.dtype for s in states if s.is_floating_point())
+    if dtype in (torch.half, torch.bfloat16):
+        streams, fixed, states, first = (_in(torch.float32, xs) for xs in (streams, fixed, states, first))
+        late = (*late[:2], _in(torch.float32, late[2]), late[3]) if late else None
+        outs, states = windows(run, streams, dims, fixed, states, T, ticks, phase, start, first, taken, ahead, given, late, again)
+        return tuple(_in(dtype, outs)), tuple(_in(dtype, states))
     before = int(start)
     sizes = [min(T, ticks - (before - phase) % ticks)]
     sizes += [ticks] * ((T - sizes[0]) // ticks)
@@ -251,6 +344,10 @@ def windows(
 def _with_ahead(run, ahead, n: int):
     """`run` with the last n of its arguments replaced by what `ahead` makes of them."""
     return run if ahead is None else lambda tick, ticks, *args: run(tick, ticks, *args[: len(args) - n], *ahead(*args[len(args) - n :], ticks))
+
+
+def _in(dtype: torch.dtype, xs) -> list[Tensor]:
+    return [x.to(dtype) if x.is_floating_point() else x for x in xs]
 
 
 def _ahead(ahead, streams, dims, sizes: list[int], ticks: int) -> list[tuple[Tensor, ...]]:

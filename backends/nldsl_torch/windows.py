@@ -247,7 +247,7 @@ class WindowWriter(WindowEnds):
         given = dict(start)
         for s in self.put_back():
             given[s.name] = self.names.of(f"given {s.name}")
-            to = self.names.of(f"first {s.name}") if s.base is None else start[s.base]
+            to = self.names.of(f"first {s.name}") if s.base is None else start[s.base] + (".detach()" if s.detached else "")
             lines.append(f"{start[s.name]} = {to} if tick % {s.reset} == 0 else {given[s.name]}")
         return lines, list(given.values())
 

@@ -58,6 +58,21 @@ PAGES = {
         "no such property",
         "`nldsl verify --property NAME` asks only for the properties named; they are listed.",
     ),
+    "NL821": error(
+        "a pre-trained file that cannot be read",
+        "`pretrained(FILE, TENSOR)` reads a safetensors file when a module is built. Its name is relative to the folder of the"
+        " `.nl` text. A checkpoint of another kind is made one by `safetensors.torch.save_file(state_dict, FILE)`.",
+    ),
+    "NL822": error(
+        "no such pre-trained tensor",
+        "The file has no tensor of that name, nor with `.weight` behind it. Of a network each param is a tensor of its own:"
+        " PREFIX.PARAM, or what `PARAM = TENSOR` says.",
+    ),
+    "NL823": error(
+        "a pre-trained tensor that does not fit",
+        "The tensor has another shape than the param, or is not made of floating-point numbers. An operator n -> m is [m, n],"
+        " as the weight of a `torch.nn.Linear`; what stands in an `each` has the copies first.",
+    ),
     "NL899": error(
         "an internal error",
         "A mistake of nldsl itself, not of your file. Please report it with the file and the output of "

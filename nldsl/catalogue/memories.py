@@ -13,7 +13,8 @@ PAGES = {
     ),
     "NL402": error(
         "clauses that do not go together",
-        "A memory has one `minimize` or one `update`, and one of each other clause. A store has `key` and `value` only.",
+        "A memory has one `minimize` or one `update`, and one of each other clause. A store has `key` and `value` only. `writes`"
+        " stands beside `minimize`, and `straight_through` where a first value is learned.",
         _HEAD + "  memory A : store(d -> d) { key k }\n  out y = A(k)\n}",
         _HEAD + "  memory A : store(d -> d) { key k  value x }\n  out y = A(k)\n}",
     ),
@@ -71,6 +72,14 @@ PAGES = {
     "NL411": error(
         "two owners of one tensor",
         "Every tensor has one declaration and one role: a param is trained by the outer objective, a memory by its own.",
+    ),
+    "NL412": error(
+        "no period to flush",
+        "`flush` says what becomes of a period that the end of the stream cuts short, of a memory with `every N` or `at start(N)`:"
+        " `apply`, `drop` or `carry`. A memory that changes at every tick has no such period, an `update` adds nothing up, and"
+        " the memories of a rule end with the memory that it trains.",
+        _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by gd(1)  flush apply }\n  out y = S(k)\n}",
+        _HEAD + "  memory S : d -> d every 4 { minimize -dot(S(k), x) by gd(1)  flush apply }\n  out y = S(k)\n}",
     ),
     "NL420": warning(
         "a param that no gradient reaches",

@@ -45,7 +45,7 @@ def trained(reading: Reading, types: Types) -> set[str]:
             continue
         reached.add(name)
         state = reading.states.get(name)
-        stack += [n for n in (state.learned, state.base) if n is not None] if state is not None else []
+        stack += [n for n in (state.learned, state.base) if n is not None] if state is not None and not state.detached else []
         if name in reading.equations and reading.equations[name].op in CUTS:
             continue
         stack += [a.name for a in reading.atoms(name) if not isinstance(a, Num)]

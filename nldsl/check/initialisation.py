@@ -71,6 +71,8 @@ def init_interval(init: Init) -> Interval:
             return Interval(0.0, 0.0) if name == "zeros" else Interval(1.0, 1.0)
         case "eye":
             return Interval(0.0, 1.0)
+        case "pretrained":
+            return ALL
         case "index":
             return Interval(0.0, float("inf"))
     bounds = [init_interval(a) for a in args]

@@ -45,9 +45,9 @@ def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
 
 
 def _drawn(init: Init) -> bool:
-    """Whether a first value is random, or one for each copy."""
+    """Whether a first value is random, read from a file, or one for each copy."""
     parts: tuple[Any, ...] = init if isinstance(init, tuple) else ()
-    return bool(parts) and (parts[0] in ("normal", "uniform", "index") or any(isinstance(p, tuple) and _drawn(p) for p in parts))
+    return bool(parts) and (parts[0] in ("normal", "uniform", "index", "pretrained") or any(isinstance(p, tuple) and _drawn(p) for p in parts))
 
 
 def _learns(rule: Rule) -> bool:

@@ -73,9 +73,8 @@ class Reading:
                 continue
             found.add(name)
             stack += [a.name for a in self.atoms(name) if isinstance(a, (Ref, Last))]
-            learned = self.states[name].learned if name in self.states else None
-            base = self.states[name].base if name in self.states else None
-            stack += [n for n in (learned, base) if n is not None]
+            state = self.states.get(name)
+            stack += [n for n in (state.learned, state.base, state.begun) if n is not None] if state is not None else []
             if name in views:
                 stack += [a.name for a in (views[name].key, views[name].value) if isinstance(a, (Ref, Last))]
         return found

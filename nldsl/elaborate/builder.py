@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nldsl.core import Atom, Equation, Input, Instance, Memory, Objective, Param, Ref, State
+from nldsl.core import Atom, Equation, Input, Instance, Last, Memory, Num, Objective, Param, Ref, State, Type
 from nldsl.diagnostics import Diagnostic, Label
+from nldsl.dims import Dim
 from nldsl.elaborate.scope import Sizes
 from nldsl.names import identifier
 from nldsl.source import Span
@@ -40,6 +41,7 @@ class Builder:
     used: set[str] = field(default_factory=set)
     numbers: dict[str, int] = field(default_factory=dict)  # the number last tried for a hint
     numbers_given: frozenset[str] = frozenset()  # inputs that have one value when a state is made
+    counters: dict[str, str] = field(default_factory=dict)  # the states that count the steps of a memory
     copies: int = 0  # of `for`, `chain` and `sum`
     read: set[str] = field(default_factory=set)  # declared names some expression mentions
 
@@ -98,6 +100,16 @@ class Builder:
         self.copies += copies
         if self.copies > BUDGET:
             raise self._too_large("this unrolls to too many copies", span)
+
+    def steps(self, memory: str, every: int, offset: int, span: Span) -> Ref:
+        """The number of steps that a memory has taken: a state of its learner."""
+        found = self.counters.get(memory)
+        if found is None:
+            found = self.counters[memory] = self.fresh(f"{memory}.count")
+            self.states.append(State(found, Type("real"), ("zeros",), span, every=every, offset=offset, flush="apply"))
+            self.memories.append(Memory(found, found, memory, None, None, None, (), None, (), span))
+            self.emit("add", (Last(found, span), Num(Dim.of(1))), span, found)
+        return Ref(found, span)
 
     def alias(self, atom: Atom, span: Span, name: str) -> Ref:
         """Make `name` stand for an atom that already has a name of its own."""

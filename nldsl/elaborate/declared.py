@@ -17,9 +17,9 @@ INITS = {"zeros": 0, "ones": 0, "eye": 0, "normal": 1, "uniform": 2, "constant":
 ENTRYWISE = {"log", "exp", "sqrt", "sigmoid", "softplus"}
 
 
-def is_random(init: Init) -> bool:
-    """Whether an initial value is drawn."""
-    return isinstance(init, tuple) and (init[0] in ("normal", "uniform") or any(map(is_random, init[1:])))
+def is_kept(init: Init) -> bool:
+    """Whether an initial value is drawn or read from a file, so that the module keeps it."""
+    return isinstance(init, tuple) and (init[0] in ("normal", "uniform", "pretrained") or any(map(is_kept, init[1:])))
 
 
 class Declarations:
@@ -27,6 +27,7 @@ class Declarations:
 
     def __init__(self, builder: Builder):
         self.b = builder
+        self.leaves: tuple[str, tuple[str, ...]] | None = None  # of a structure: the one whose first value is read, and all of them
         self.placed: dict[str, Type] = {}  # of what stands for the declarations of a structure
 
     def dim(self, expr: tree.Expr, scope: Scope) -> Dim:
@@ -112,7 +113,9 @@ class Declarations:
                 return (op, self._init(left, scope), self._init(right, scope))
             case tree.Call(tree.Name(fn), args) if fn in INITS or fn in ENTRYWISE:
                 return self._call(expr, fn, args, scope)
-        names = set(INITS) | ENTRYWISE | {"learned"}
+            case tree.Call(tree.Name("pretrained"), args):
+                return self._pretrained(expr, args, scope)
+        names = set(INITS) | ENTRYWISE | {"learned", "pretrained"}
         spelled = expr.id if isinstance(expr, tree.Name) else None
         if spelled is None and isinstance(expr, tree.Call) and isinstance(expr.fn, tree.Name):
             spelled = expr.fn.id
@@ -142,6 +145,25 @@ class Declarations:
         if fn == "normal" and isinstance(numbers[0], float) and numbers[0] < 0:
             raise self.b.fail("NL303", "a standard deviation is not negative", args[0].span, expected="at least 0", found=str(numbers[0]))
         return (fn, *numbers)
+
+    def _pretrained(self, expr: tree.Call, args: tuple[tree.Arg, ...], scope: Scope) -> Init:
+        """`pretrained(FILE, TENSOR)`; of a network `pretrained(FILE, PREFIX, PARAM = TENSOR, ...)`, PREFIX and PARAMs left out at will."""
+        given = [(a, constant(a.value, scope)) for a in args]
+        texts = [v for a, v in given if a.name is None and isinstance(v, str)]
+        renamed = {a.name: v for a, v in given if a.name is not None and isinstance(v, str)}
+        expected = "pretrained(FILE, TENSOR)" if self.leaves is None else "pretrained(FILE), pretrained(FILE, PREFIX), PARAM = TENSOR with them"
+        if len(texts) + len(renamed) != len(args) or not 1 <= len(texts) <= 2 or (self.leaves is None and (renamed or len(texts) < 2)):
+            raise self.b.fail("NL303", "a pre-trained value is a tensor of a file, each named by a text", expr.span, expected=expected,
+                              help='pretrained("mlp.safetensors", "layers.0.up")')  # fmt: skip
+        if self.leaves is None:
+            return ("pretrained", texts[0], texts[1])
+        leaf, known = self.leaves
+        odd = next((a for a, _ in given if a.name is not None and a.name not in known), None)
+        if odd is not None:
+            near = did_you_mean(odd.name or "", known)
+            raise self.b.fail("NL303", f"the network has no param `{odd.name}`", odd.span, expected=", ".join(known),
+                              help=f"did you mean `{near}`?" if near else None)  # fmt: skip
+        return ("pretrained", texts[0], ".".join([*texts[1:], renamed.get(leaf, leaf)]))
 
     def _number(self, expr: tree.Name | tree.Index, scope: Scope) -> str | None:
         """The number of a rule that is given when its state is made."""

@@ -125,7 +125,7 @@ class Expressions:
             memory, atoms = self.start_of(expr, scope)
             if memory.structure is not None:
                 raise self._only_read(memory.name, expr.span)
-            return self._seen_from(atoms[0], memory.axes, scope, expr.span)
+            return self._seen_from(self.outside(memory, atoms, expr.span)[0], memory.axes, scope, expr.span)
         if isinstance(expr, tree.Name):
             learner = scope.find_learner()
             if learner is not None and expr.id == "w" and not scope.defines("w"):
@@ -145,7 +145,7 @@ class Expressions:
             case Remembered(core, axes, _, _, pairs):
                 if pairs is not None:
                     raise self.b.fail("NL106", f"the store `{name}` can only be read at a query", expr.span, help=f"{name}(q)")
-                return self._seen_from(Ref(core, expr.span), axes, scope, expr.span)
+                return self._seen_from(self.outside(found, [Ref(core, expr.span)], expr.span)[0], axes, scope, expr.span)
             case Called(outputs):
                 raise self.b.fail("NL107", f"`{name}` has several outputs", expr.span,
                                   expected="one of them", help=f"{name}.{next(iter(outputs), 'out')}")  # fmt: skip
@@ -165,7 +165,9 @@ class Expressions:
         match found:
             case Remembered(structure=Structure()):
                 raise self._only_read(name, expr.span)
-            case Stream(Ref(core), axes) | Remembered(core, axes, _, _, None):
+            case Remembered(core, axes, _, _, None):
+                return self._seen_from(self.outside(found, [Last(core, expr.span)], expr.span)[0], axes, scope, expr.span)
+            case Stream(Ref(core), axes):
                 return self._seen_from(Last(core, expr.span), axes, scope, expr.span)
             case Stream(Last(core), axes):
                 raise self.b.fail("NL109", "`last` of a `last`", expr.span, help=f"delay({name}, 2)")
@@ -188,13 +190,13 @@ class Expressions:
         if (network := self._network(fn, scope)) is not None:
             return self.run(*network, expr, scope, hint, name)
         if isinstance(fn, tree.Start):
-            return self.b.emit("apply", (self._value(fn, scope), self._one(expr, scope, hint)), expr.span, name, hint)
+            return self.applied(self._value(fn, scope), self._one(expr, scope, hint), expr.span, name, hint)
         if isinstance(fn, tree.Last):
-            return self.b.emit("apply", (self._last(fn, scope), self._one(expr, scope, hint)), expr.span, name, hint)
+            return self.applied(self._last(fn, scope), self._one(expr, scope, hint), expr.span, name, hint)
         if not isinstance(fn, (tree.Name, tree.Index)):
             if isinstance(fn, tree.Call):
                 operator = self.atom(fn, scope, hint)
-                return self.b.emit("apply", (operator, self._one(expr, scope, hint)), expr.span, name, hint)
+                return self.applied(operator, self._one(expr, scope, hint), expr.span, name, hint)
             raise self.b.fail("NL103", "only a name can be applied", fn.span, expected="a name")
         if isinstance(fn, tree.Name) and scope.find(fn.id) is None:
             if fn.id in SPECIAL:
@@ -202,7 +204,7 @@ class Expressions:
             if fn.id in WORDS and WORDS[fn.id].user:
                 return self._word(expr, fn.id, scope, hint, name)
             if fn.id == "w" and (learner := scope.find_learner()) is not None:
-                return self.b.emit("apply", (learner.now, self._one(expr, scope, hint)), expr.span, name, hint)
+                return self.applied(learner.now, self._one(expr, scope, hint), expr.span, name, hint)
         spelled, found = self.binding(fn, scope)
         if isinstance(found, Remembered) and found.pairs is not None:
             return self._attend(expr, found, scope, hint, name)
@@ -212,13 +214,13 @@ class Expressions:
             kind = "a rule, which stands after `by`" if isinstance(found.value, tree.Rule) else "a constant"
             raise self.b.fail("NL108", f"`{spelled}` cannot be applied", fn.span, expected="an operator, a memory or a block", found=kind)
         operator = self._value(fn, scope)
-        return self.b.emit("apply", (operator, self._one(expr, scope, hint)), expr.span, name, hint)
+        return self.applied(operator, self._one(expr, scope, hint), expr.span, name, hint)
 
     def _network(self, fn: tree.Expr, scope: Scope) -> tuple[Remembered, tuple[Atom, ...]] | None:
         """A memory whose structure is a block, and its states as they are read; None for anything else."""
         if isinstance(fn, tree.Start):
             memory, atoms = self.start_of(fn, scope)
-            return (memory, atoms) if memory.structure is not None else None
+            return (memory, self.outside(memory, atoms, fn.span)) if memory.structure is not None else None
         place = fn.operand if isinstance(fn, tree.Last) else fn
         if not isinstance(place, (tree.Name, tree.Index)) or (isinstance(place, tree.Name) and scope.find(place.id) is None):
             return None
@@ -229,7 +231,7 @@ class Expressions:
         if not isinstance(memory, Remembered) or memory.structure is None:
             return None
         kind = Last if isinstance(fn, tree.Last) else Ref
-        return memory, tuple(kind(state, fn.span) for state in memory.states)
+        return memory, self.outside(memory, [kind(state, fn.span) for state in memory.states], fn.span)
 
     def _one(self, expr: tree.Call, scope: Scope, hint: str) -> Atom:
         self._count(expr, 1)
@@ -249,7 +251,10 @@ class Expressions:
         self._defined(expr, args, scope)
         learner = scope.find_learner()
         if word == "count" and learner is not None and learner.every > 1:
-            # A slow learner counts its own steps.
+            # A slow learner counts its own steps, those at the ends of streams among them.
+            if learner.flush == "apply":
+                steps = self.b.steps(learner.memory, learner.every, learner.offset, expr.span)
+                return self.b.emit("max", (steps, Num(Dim.of(1))), expr.span, name, hint)  # 0 before the first
             return self.b.emit(word, args, expr.span, name, hint, every=learner.every, offset=learner.offset, memory=learner.memory)
         return self.b.emit(word, args, expr.span, name, hint)
 
@@ -339,6 +344,12 @@ class Expressions:
         raise NotImplementedError
 
     def run(self, memory: Remembered, atoms: Sequence[Atom], expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
+        raise NotImplementedError
+
+    def outside(self, memory: Remembered, atoms: Sequence[Atom], span: Span) -> tuple[Atom, ...]:
+        raise NotImplementedError
+
+    def applied(self, operator: Atom, x: Atom, span: Span, name: str | None, hint: str) -> Atom:
         raise NotImplementedError
 
     def filled(self, store: Remembered, reader: tree.Call) -> None:

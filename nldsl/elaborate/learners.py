@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import count
 
 from nldsl import tree
-from nldsl.core import Atom, Ref, Type
+from nldsl.core import Atom, Num, Objective, Ref, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.elaborate.builder import Builder
 from nldsl.elaborate.constants import constant
@@ -45,6 +45,10 @@ class Learners(Structures):
         bound = self.arguments(step, rule.name, rule.formals, scope, home)
         if rule.on is not None:
             bound |= self.accepted(rule.name, rule.on, rule.otherwise, next(s.type for s in self.b.states if s.name == memory), step.span)
+        if learner.given:
+            for key, given in bound.items():
+                if isinstance(given, Stream) and not isinstance(given.atom, Num):
+                    bound[key] = replace(given, atom=self.b.emit("stop", (given.atom,), step.span, hint=f"{memory}.{key}"))
         inner = Scope(bound, home, scope.axes)
         inner.learner = replace(learner, now=Ref(result, step.span), gradients={})
         self.b.unroll(32 if self.rules else 0, step.span)  # rules in rules may double at each level
@@ -117,6 +121,10 @@ class Learners(Structures):
                 bound[formal.name] = Stream(self.atom(expr, where, formal.name), scope.axes, expr.span)
         return bound
 
+    def gradient_is_given(self, objective: Objective) -> bool:
+        """Whether nothing that an outer gradient could pass leads to an objective; of a stream of the block its gradient is stopped."""
+        raise NotImplementedError
+
     def chain(self, stmt: tree.Chain, core: str, scope: Scope) -> None:
         raise NotImplementedError
 
@@ -171,9 +179,9 @@ class Learners(Structures):
                               "there is no objective to take the gradient of here", expr.span,
                               expected="`g`: a gradient elsewhere needs an objective, as in a memory" if learner else
                               "a step after `minimize E by`")  # fmt: skip
-        gradient: Atom = self.b.emit("grad", (at,), expr.span, hint=f"{learner.memory}.g",
-                                       objective=learner.objective(), memory=learner.memory)  # fmt: skip
-        if learner.cut:
+        objective = learner.objective()
+        gradient: Atom = self.b.emit("grad", (at,), expr.span, hint=f"{learner.memory}.g", objective=objective, memory=learner.memory)
+        if learner.cut or (learner.given and not self.gradient_is_given(objective)):
             gradient = self.b.emit("stop", (gradient,), expr.span, hint=f"{learner.memory}.g")
         if learner.folds:
             gradient = self.b.emit("fold", (gradient,), expr.span, hint=f"{learner.memory}.g",

@@ -8,15 +8,17 @@ from math import lcm
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Atom, Last, Memory, Objective, Param, Ref, State, Type
-from nldsl.diagnostics import Label
+from nldsl.core import Atom, Init, Last, Memory, Num, Objective, Param, Ref, State, Type
+from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
-from nldsl.elaborate.declared import Declarations, is_random
+from nldsl.elaborate.declared import Declarations, is_kept
 from nldsl.elaborate.learners import Learners
 from nldsl.elaborate.paths import Open
 from nldsl.elaborate.scope import Learner, Remembered, Scope, Variable
+
+ORDERS = ("through", "first_order", "straight_through", "stop")  # of the outer gradient
 
 
 class Memories(Learners):
@@ -25,6 +27,7 @@ class Memories(Learners):
     def __init__(self, builder: Builder, top: Scope):
         super().__init__(builder, top)
         self.declared = Declarations(builder)
+        self.flushes: dict[str, str] = {}  # of each state, what becomes of its partial period
         self.open: dict[str, Open] = {}  # objectives that are streams, by the variable they are a function of
         self.stores: dict[str, tuple[tree.Memory, str, Scope] | None] = {}  # those not elaborated yet; None while one is
 
@@ -62,15 +65,28 @@ class Memories(Learners):
         learner = scope.find_learner()
         every, offset = self._clock(node, scope, learner)
         reset, base = self._reset(clauses.get(tree.Reset), scope, binding)
+        flush, window = self._flush(node, clauses, scope, learner, every)
+        if window is not None and flush == "drop":
+            self.at_start(binding, window, node.span)
+        order = self._order(clauses, learner)
+        given = order in ("straight_through", "stop")
+        learns = False
         for name, leaf in zip(binding.states, self._leaves(node, binding, scope, bool(base)), strict=True):
             type, init, learned = leaf
-            slow = self.b.fresh(f"{name}.init") if learned or (is_random(init) and not base) else None
+            if given and (node.init is None or learner is not None) and order == "stop":
+                learned = False  # nothing would train it
+            learns |= learned
+            slow = self.first_value(name) if learned or (is_kept(init) and not base) else None
             if slow is not None:
                 self.b.params.append(Param(slow, type, init, False, node.span, fixed=not learned))
             start = base[binding.states.index(name)] if base else None
             update = clauses.get(tree.Update)
             sampled = isinstance(update, tree.Update) and update.sampled
-            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled))
+            begun = f"{name}.start{window}" if window is not None and flush == "drop" else None
+            ends = flush if every > 1 or begun is not None else "carry"
+            detached = given and (learned or bool(base))
+            self.b.states.append(State(name, type, init, node.name.span, slow, every, offset, reset, start, sampled, ends, begun, detached))
+            self.flushes[name] = flush
         key = self._association(clauses.get(tree.Key), scope, f"{binding.name}.key")
         value = self._association(clauses.get(tree.Value), scope, f"{binding.name}.value")
         update, minimize = clauses.get(tree.Update), clauses.get(tree.Minimize)
@@ -85,9 +101,12 @@ class Memories(Learners):
         elif isinstance(minimize, tree.Minimize):
             text, steps = minimize.objective.span.text, tuple(s.span.text for s in minimize.steps)
             own = node.every is not None or learner is None  # an inherited clock's gradient is folded already
-            writes = clauses.get(tree.Writes)
-            cut = isinstance(writes, tree.Writes) and self._cuts(writes)
-            self._minimize(node, minimize, spelled, binding, scope, (every, offset, own and every > 1), cut)
+            if order == "straight_through" and not learns and learner is None:
+                raise self.b.fail("NL402", f"`{spelled}` has no first value that is learned, to which a gradient would go straight", clauses[tree.Writes].span,
+                                  expected="a first value that is learned", help="= learned, or writes stop")  # fmt: skip
+            whole = Learner(Ref(""), Ref(""), "", None, scope.axes, every, offset, own and every > 1, cut=order == "first_order",
+                            given=given and learner is None, flush=flush, window=window)  # fmt: skip
+            self._minimize(node, minimize, spelled, binding, scope, whole)
         else:
             what = "a network has an objective" if update is not None else f"the memory `{spelled}` has no `minimize` and no `update`"
             raise self.b.fail("NL401", what, node.name.span,
@@ -100,19 +119,35 @@ class Memories(Learners):
     def _leaves(self, node: tree.Memory, binding: Remembered, scope: Scope, based: bool) -> list[tuple[Type, Any, bool]]:
         """Type, first value, and whether it is learned, of each state of a memory; one that starts from another has none to learn."""
         own_first = binding.structure is not None and not based
-        given, learned = self.declared.init(node.init, scope) if node.init is not None else (("zeros",), own_first)
+        known = tuple(leaf.path for leaf in binding.structure.leaves) if binding.structure is not None else ()
+        values = [self._first(node.init, scope, (path, known)) for path in known] or [self._first(node.init, scope, None)]
+        learned = values[0][1] if node.init is not None else own_first
         if based and learned and node.init is not None:
             raise self.b.fail("NL403", f"`{binding.name}` starts from the memory it is reset to: there is no first value to learn", node.init.span,
                               expected="no first value")  # fmt: skip
         if binding.structure is None:
-            return [(self.declared.type(node.type, scope), given, learned)]
+            return [(self.declared.type(node.type, scope), values[0][0], learned)]
         own = node.init is None or (isinstance(node.init, tree.Name) and node.init.id == "learned")
-        return [(leaf.type, leaf.init if own else given, learned) for leaf in binding.structure.leaves]
+        return [(leaf.type, leaf.init if own else given, learned) for leaf, (given, _) in zip(binding.structure.leaves, values, strict=True)]
 
-    def _cuts(self, clause: tree.Writes) -> bool:
-        if clause.how not in ("through", "stop"):
-            raise self.b.fail("NL402", f"writes do not `{clause.how}`", clause.span, expected="writes through, or writes stop")
-        return clause.how == "stop"
+    def _first(self, init: tree.Expr | None, scope: Scope, leaves: tuple[str, tuple[str, ...]] | None) -> tuple[Init, bool]:
+        """A first value as it is declared, of one param of a structure; and whether it is learned."""
+        self.declared.leaves = leaves
+        try:
+            return self.declared.init(init, scope) if init is not None else (("zeros",), False)
+        finally:
+            self.declared.leaves = None
+
+    def _order(self, clauses: dict[type, Any], learner: Learner | None) -> str:
+        """Which outer gradients pass: `writes`, or what the memory says that a rule trains."""
+        clause = clauses.get(tree.Writes)
+        if clause is None:
+            return "stop" if learner is not None and learner.given else "through"
+        if clause.how not in ORDERS:
+            near = did_you_mean(clause.how, ORDERS)
+            raise self.b.fail("NL402", f"writes are not `{clause.how}`", clause.span, expected=f"writes {' | '.join(ORDERS)}",
+                              help=f"writes {near}" if near else None)  # fmt: skip
+        return str(clause.how)
 
     def anchors(self) -> None:
         """The states at the starts of windows that something reads: copies made at the end of each window."""
@@ -121,12 +156,13 @@ class Memories(Learners):
             for ticks in windows if state is not None else ():
                 assert state is not None
                 reset = lcm(state.reset, ticks) if state.reset is not None else None
-                self.b.states.append(replace(state, name=f"{name}.start{ticks}", every=ticks, offset=0, reset=reset, sampled=True))
+                flush = "apply" if self.flushes.get(name) == "apply" else "carry"
+                self.b.states.append(replace(state, name=f"{name}.start{ticks}", every=ticks, offset=0, reset=reset, sampled=True, flush=flush, begun=None))
                 self.b.alias(Ref(name, state.span), state.span, f"{name}.start{ticks}")
 
     def _store(self, node: tree.Memory, clauses: dict[type, Any], binding: Remembered, scope: Scope) -> None:
         assert isinstance(node.type, tree.StoreType) and binding.pairs is not None
-        for kind in (tree.Minimize, tree.Update, tree.Reset, tree.Writes):
+        for kind in (tree.Minimize, tree.Update, tree.Reset, tree.Writes, tree.Flush):
             if kind in clauses:
                 raise self.b.fail("NL402", "a store keeps its pairs as they are", clauses[kind].span,
                                   expected="only `key` and `value`", help="memory A : d -> e { ... } has an objective")  # fmt: skip
@@ -195,11 +231,39 @@ class Memories(Learners):
                               expected="another memory of the same structure", found=f"`{name}`")  # fmt: skip
         return number, base.states
 
+    def _flush(
+        self, node: tree.Memory, clauses: dict[type, Any], scope: Scope, learner: Learner | None, every: int
+    ) -> tuple[str, int | None]:
+        """What becomes of a period that the end of the stream cuts short, and the window that is the period of a memory without a clock."""
+        clause, minimize = clauses.get(tree.Flush), clauses.get(tree.Minimize)
+        if clause is None:
+            if learner is None or learner.flush == "carry":
+                return "carry", None
+            if every != learner.every and learner.window is not None and learner.flush == "drop":
+                raise self.b.fail("NL412", f"`{node.name.id}` has a period of its own, so a window that is dropped cannot be taken back", node.name.span,
+                                  expected="a rule whose memories change at every tick", help="flush apply, or flush carry")  # fmt: skip
+            return (learner.flush, learner.window) if every == learner.every else ("carry", None)
+        if clause.how not in ("apply", "drop", "carry"):
+            raise self.b.fail("NL412", f"a partial period is not `{clause.how}`", clause.span, expected="flush apply, flush drop, or flush carry")
+        paced = isinstance(minimize, tree.Minimize) and next((s for s in minimize.steps if isinstance(s, tree.Step)), None)
+        if learner is not None:
+            what, help = "a memory of a rule ends with the memory that the rule trains", "flush in that memory"
+        elif minimize is None:
+            what, help = f"`{node.name.id}` takes no gradients, so nothing is added up over a period", "stop the stream at the end of a period"
+        elif paced:
+            what, help = "a step with a period of its own is taken at the ends of whole periods only", "leave out `flush`"
+        elif node.every is None and minimize.start is None:
+            what, help = f"`{node.name.id}` changes at every tick, so no period of it is ever cut short", "every N, or at start(N)"
+        else:
+            return clause.how, self.window(minimize.start, scope) if minimize.start is not None and every == 1 else None
+        raise self.b.fail("NL412", what, clause.span, expected="`flush` beside `minimize`, in a memory with a period", help=help)
+
     # --- objectives and rules --------------------------------------------------------------------
 
     def _minimize(
-        self, node: tree.Memory, clause: tree.Minimize, spelled: str, binding: Remembered, scope: Scope, clock: tuple[int, int, bool], cut: bool
+        self, node: tree.Memory, clause: tree.Minimize, spelled: str, binding: Remembered, scope: Scope, whole: Learner
     ) -> None:
+        """The steps of each state; `whole` is what they have in common."""
         over = clause.over or "sum"
         if over not in ("sum", "mean"):
             raise self.b.fail("NL302", f"ticks cannot be folded by `{over}`", clause.span, expected="over sum, or over mean")
@@ -213,20 +277,20 @@ class Memories(Learners):
             points, after = start or at, []
             for i, state in enumerate(binding.states):
                 name = state if n == plain - 1 else None
-                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known)
+                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known, whole.given)
                 if binding.structure is None:
                     objective()
-                learner = Learner(at[i], Ref(""), state, objective, scope.axes, *clock, over, start[i] if start else None, cut)
+                learner = replace(whole, last=at[i], memory=state, objective=objective, over=over, at=start[i] if start else None, gradients={})
                 after.append(self.step(step, scope, learner, name))
             at = tuple(after)
         if paced:
-            self._paced(clause, binding, scope, paced)
+            self._paced(clause, binding, scope, paced, whole)
 
     def _objective(
         self, clause: tree.Minimize, node: tree.Memory, spelled: str, binding: Remembered, scope: Scope, points: tuple[Atom, ...], i: int,
-        known: dict[Any, Objective],
+        known: dict[Any, Objective], given: bool,
     ) -> Objective:  # fmt: skip
-        """The objective as a function of one state, the others being at their points."""
+        """The objective as a function of one state, the others being at their points; `given`: no outer gradient passes what it reads."""
         case = (i, *(points[j] for j in range(len(points)) if j != i))
         if case in known:
             return known[case]
@@ -239,10 +303,26 @@ class Memories(Learners):
         objective: Objective = box[0]
         if not (isinstance(objective.result, Ref) and any(e.name == objective.result.name for e in objective.equations)):
             self.open[formal] = Open(binding.states[i], spelled, node.name.span, start=clause.start is not None)
+        elif given:
+            objective = self._given(objective, set(points))
         known[case] = objective
         return objective
 
-    def _paced(self, clause: tree.Minimize, binding: Remembered, scope: Scope, paced: list[int]) -> None:
+    def _given(self, objective: Objective, points: set[Atom]) -> Objective:
+        """An objective of streams that are stopped; its states are given by themselves."""
+        own = {objective.self, *(e.name for e in objective.equations)}
+
+        def stopped(a: Atom) -> Atom:
+            if isinstance(a, Num) or a.name in own or a in points:
+                return a
+            return self.b.emit("stop", (a,), objective.span, hint=f"{a.name}.given")
+
+        return replace(objective, equations=tuple(replace(e, args=tuple(map(stopped, e.args))) for e in objective.equations))
+
+    def gradient_is_given(self, objective: Objective) -> bool:
+        return objective.self not in self.open
+
+    def _paced(self, clause: tree.Minimize, binding: Remembered, scope: Scope, paced: list[int], whole: Learner) -> None:
         """Steps at the ends of periods: each is a slow state, and the memory starts its periods from the last of them."""
         written = clause.steps[paced[0] :]
         periods = [self.window(s.every, scope, "a period") for s in written if isinstance(s, tree.Step)]
@@ -263,7 +343,7 @@ class Memories(Learners):
                 assert isinstance(step, tree.Step)
                 name = self.b.fresh(f"{state}.{step.rule.span.text.partition('(')[0]}")
                 self.b.states.append(replace(own, name=name, every=period, sampled=True))
-                learner = Learner(at, Ref(""), name, partial(self._no_gradient, step), scope.axes, period)
+                learner = Learner(at, Ref(""), name, partial(self._no_gradient, step), scope.axes, period, given=whole.given)
                 at = self.step(step.rule, scope, learner, name)
             assert isinstance(at, Ref)
             self.b.states[index] = replace(own, reset=period, base=at.name)

@@ -101,7 +101,9 @@ class Learner:
     """`w`, `g` and `grad` inside a rule: the state reached so far, the state after this rule, the gradient.
 
     `every` and `offset` are the clock a memory of the rule inherits; `folds` says that the gradient is folded over it.
-    `at` is where `g` is taken if not at `last`; with `cut` no outer gradient passes through it.
+    `at` is where `g` is taken if not at `last`; with `cut` no outer gradient passes through it, with `given` none through the arguments
+    of the steps either. `flush` and `window` are what
+    becomes of a partial period, and the window that may be one.
     """
 
     last: Atom
@@ -115,6 +117,9 @@ class Learner:
     over: str = "sum"
     at: Atom | None = None
     cut: bool = False
+    given: bool = False
+    flush: str = "carry"
+    window: int | None = None
     gradients: dict[Atom, Atom] = field(default_factory=dict)
 
 

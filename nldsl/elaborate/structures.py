@@ -45,6 +45,9 @@ class Structures(Expressions):
         super().__init__(builder)
         self.filling: _Filling | None = None
         self.blocks: list[str] = []  # those being written out
+        self.firsts: dict[str, str] = {}  # state -> the param that is its first value
+        self.straight: dict[str, tuple[Atom, Atom]] = {}  # what is read of a state -> the state, and 0 with the gradient of its first value
+        self.zeros: dict[str, Atom] = {}  # state -> that 0
         self.windows: dict[str, dict[int, None]] = {}  # state -> the windows at whose start it is read
 
     # --- the structure of a memory -----------------------------------------------------------------
@@ -195,6 +198,36 @@ class Structures(Expressions):
         self.filling.found.append(Leaf(path, type, init))
         self.declared.placed[f"?{path}"] = type
         return Ref(f"?{path}", name.span)
+
+    # --- reads that train the first value -------------------------------------------------------------
+
+    def first_value(self, state: str) -> str:
+        """The param that is the first value of a state."""
+        if state not in self.firsts:
+            self.firsts[state] = self.b.fresh(f"{state}.init")
+        return self.firsts[state]
+
+    def outside(self, memory: Remembered, atoms: Sequence[Atom], span: Span) -> tuple[Atom, ...]:
+        """The states of a memory for those who read it; of `writes straight_through` with the gradient of its first value, s + (p - stop(p))."""
+        clauses = memory.node.clauses if memory.node is not None else ()
+        if not any(isinstance(c, tree.Writes) and c.how == "straight_through" for c in clauses):
+            return tuple(atoms)
+        return tuple(self._straight(state, atom, span) for state, atom in zip(memory.states, atoms, strict=True))
+
+    def _straight(self, state: str, atom: Atom, span: Span) -> Atom:
+        if state not in self.zeros:
+            first = Ref(self.first_value(state), span)
+            self.zeros[state] = self.b.emit("sub", (first, self.b.emit("stop", (first,), span, hint=f"{state}.init")), span, hint=f"{state}.init")
+        read = self.b.emit("add", (atom, self.zeros[state]), span, hint=f"{state}.read")
+        self.straight[read.name] = atom, self.zeros[state]
+        return read
+
+    def applied(self, operator: Atom, x: Atom, span: Span, name: str | None, hint: str) -> Atom:
+        if not isinstance(operator, Ref) or operator.name not in self.straight:
+            return self.b.emit("apply", (operator, x), span, name, hint)
+        # Each by itself: the state stays what a form knows how to read.
+        state, zero = (self.b.emit("apply", (part, x), span, hint=hint) for part in self.straight[operator.name])
+        return self.b.emit("add", (state, zero), span, name, hint)
 
     # --- reads at the start of a window --------------------------------------------------------------
 

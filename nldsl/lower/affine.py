@@ -156,7 +156,8 @@ class _Domain:
     def run(self, e: Equation) -> None:
         self.work.at(e.span)
         if self.work.types[e.name].kind == "map":
-            self.operators[e.name] = self._operator(e)
+            made = self._operator(e)
+            self.operators[e.name] = self._upright(made, e.span) if e.name in self.states else made
         elif e.op == "apply":
             self._read(e)
         else:
@@ -224,6 +225,14 @@ class _Domain:
         for base, factor in b.terms:
             total[base] = self._add(total[base], factor, span) if base in total else factor
         return replace(a, terms=tuple(total.items()))
+
+    def _upright(self, w: Operator, span: Span) -> Operator:
+        """What a state becomes: next to other states it does not turn from tick to tick."""
+        if not w.transposed:
+            return w
+        if self._of_writes(w):
+            return self._turned(w)
+        raise NotLinear("a memory becomes a transpose", span)
 
     def _of_writes(self, w: Operator) -> bool:
         return not any(base in self.states for base, _ in w.terms)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, Type, Unit
 from nldsl.dims import Dim
+from nldsl.lower.numbers import number
 from nldsl.lower.order import ordered
 from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.vocabulary import is_number
@@ -141,10 +142,10 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
         lambda w, a, y, c: w.emit("div", c, a[1]),
         lambda w, a, y, c: w.neg(w.emit("div", w.mul(c, y), a[1])),
     ),
-    "pow": (lambda w, a, y, c: w.mul(c, w.mul(a[1], w.emit("pow", a[0], w.add(a[1], Num(-1.0))))), None),
+    "pow": (lambda w, a, y, c: _power_slope(w, a[0], a[1], c), None),
     "exp": (lambda w, a, y, c: w.mul(c, y),),
     "log": (lambda w, a, y, c: w.emit("div", c, a[0]),),
-    "sqrt": (lambda w, a, y, c: w.emit("div", w.mul(Num(0.5), c), y),),
+    "sqrt": (lambda w, a, y, c: _root_slope(w, y, c),),
     "abs": (lambda w, a, y, c: w.mul(c, w.emit("sign", a[0])),),
     "sign": (lambda w, a, y, c: None,),
     "tanh": (lambda w, a, y, c: w.mul(c, w.emit("sub", Num(1.0), w.mul(y, y))),),
@@ -238,16 +239,30 @@ def _against(work: Rewriter, a: Atom, b: Atom) -> Atom:
     return work.emit("outer", a, b)
 
 
+def _power_slope(work: Rewriter, a: Atom, p: Atom, c: Atom) -> Atom | None:
+    """c times p a^(p - 1); a^0 is 1 everywhere, at 0 too."""
+    known = number(p)
+    if known == 0.0:
+        return None
+    slope = work.mul(c, work.mul(p, work.emit("pow", a, work.add(p, Num(-1.0)))))
+    return slope if known is not None else work.emit("where", work.emit("abs", p), slope, Num(0.0))
+
+
+def _root_slope(work: Rewriter, y: Atom, c: Atom) -> Atom:
+    """c / (2 y), and 0 where y is 0; no number where y is none."""
+    positive = work.emit("sign", y)
+    return work.emit("div", work.mul(work.mul(Num(0.5), c), positive), work.add(y, work.emit("sub", Num(1.0), positive)))
+
+
 def _silu_slope(work: Rewriter, a: Atom, y: Atom) -> Atom:
     s = work.emit("sigmoid", a)
     return work.add(s, work.mul(y, work.emit("sub", Num(1.0), s)))
 
 
 def _gelu_bend(work: Rewriter, a: Atom) -> Atom:
-    """The second derivative of gelu: (2 - a^2) exp(-a^2 / 2) / sqrt(2 pi)."""
-    square = work.mul(a, a)
-    bell = work.mul(Num((2 * math.pi) ** -0.5), work.emit("exp", work.mul(Num(-0.5), square)))
-    return work.mul(work.emit("sub", Num(2.0), square), bell)
+    """The second derivative of gelu: (2 - a^2) b, b = exp(-a^2 / 2) / sqrt(2 pi); as 2 b - a (a b), where a^2 may be too large for a number."""
+    bell = work.mul(Num((2 * math.pi) ** -0.5), work.emit("exp", work.mul(Num(-0.5), work.mul(a, a))))
+    return work.emit("sub", work.mul(Num(2.0), bell), work.mul(a, work.mul(a, bell)))
 
 
 def _above(work: Rewriter, a: Atom, b: Atom) -> Atom:
@@ -280,7 +295,7 @@ def _size(work: Rewriter, a: Atom) -> Atom:
 def prune(unit: Unit) -> Unit:
     """Drop equations that no output, state or instance needs."""
     defined = {e.name: e for e in unit.equations}
-    base = {s.name: Last(s.base) for s in unit.states if s.base is not None}
+    others = {s.name: [Last(n) for n in (s.base, s.begun) if n is not None] for s in unit.states}
     needed: set[str] = set()
     stack: list[Atom] = [atom for _, atom in unit.outputs]
     stack += [atom for i in unit.instances for _, atom in i.args]
@@ -289,7 +304,7 @@ def prune(unit: Unit) -> Unit:
         if isinstance(atom, (Ref, Last)) and atom.name not in needed:
             needed.add(atom.name)
             stack += defined[atom.name].args if atom.name in defined else ()
-            stack += [base[atom.name]] if atom.name in base else []
+            stack += others.get(atom.name, ())
     return replace(
         unit,
         equations=tuple(e for e in unit.equations if e.name in needed),

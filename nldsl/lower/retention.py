@@ -42,6 +42,8 @@ def log(work: Rewriter, atom: Atom) -> Atom:
         match e.op:
             case "copy":
                 return log(work, e.args[0])
+            case "stop":
+                return work.emit("stop", log(work, e.args[0]), hint=f"{atom.name}.log")
             case "exp":
                 return e.args[0]
             case "sigmoid":

@@ -55,7 +55,7 @@ GOOD = [
     net(f"{L2} by decay(0.9), gd(0.1), decay(0.5)"),
     net(f"{L2} by gd(0.1), smaller(0.5) every 4, smaller(0.9) every 4"),
     net(f"{L2} at start(4) by gd(0.1), smaller(0.5) every 4"),
-    net(f"{L2} by gd(0.1)  writes stop"),
+    net(f"{L2} by gd(0.1)  writes first_order"),
     net(f"{L2} by gd(0.1)  writes through"),
     net(f"{L2} by gd(0.1)  reset every 4"),
     net("minimize sqnorm(M(k) - stop(start(4) M(x))) by gd(0.1)"),
@@ -264,7 +264,7 @@ def test_a_memory_that_is_reset_to_another_has_no_first_value_to_learn():
         (mat(f"{L2} at start(4) by gd(0.5)"), []),
         (net(f"{L2} by gd(2.5)", "line(d)"), ["NL502"]),
         (net(f"{L2} at start(4) by gd(2.5)", "line(d)"), ["NL502"]),
-        (net(f"{L2} by gd(2.5)  writes stop", "line(d)"), ["NL502"]),
+        (net(f"{L2} by gd(2.5)  writes first_order", "line(d)"), ["NL502"]),
         (net("minimize 0.5 * sqnorm(M(x) - x) by gd(0.1)", "line(d)"), ["NL502"]),
         # the inner keys of a network have no bound that a text could give
         (net(f"{L2} by gd(2.5)"), []),

@@ -99,6 +99,7 @@ block deep(d, chunk = 16) {
     minimize 0.5 * sqnorm(M(x) - x) over sum at start(chunk) by gd(0.1, keep = 0.9), renormalise(4)
         every chunk, project() every chunk
     writes stop
+    flush apply
   }
   memory F : mlp = learned every 4 {
     minimize sqnorm(F(x) - x) by gd(0.1)

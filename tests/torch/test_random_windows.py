@@ -47,7 +47,7 @@ def clauses(draw, name: str, kind: str) -> str:
     """The clock and braces of a memory."""
     objective = draw(objectives).format(name)
     if kind == "anchored":
-        more = draw(st.sampled_from(["", "", "reset every 6", "writes stop"]))
+        more = draw(st.sampled_from(["", "", "reset every 6", "writes first_order", "writes stop"]))
         return f"{{ minimize {objective} at start({draw(windows)}) by {draw(steps)}  {more} }}"
     if kind == "paced":
         return f"{{ minimize {objective} at start({draw(windows)}) by {draw(steps)}, squash(2) every {draw(st.sampled_from([4, 6]))} }}"
@@ -125,8 +125,8 @@ COPIES = {
     "one for all, closed": "memory M : d -> d { minimize -dot(M(unit(x)), x) by gd(0.2) }  each h in n { param W : d -> d  o = M(W(x)) }",
     "one loss": "each h in n { param W : d -> d  memory M : mlp(d) = learned every 4 { minimize e over mean by gd(0.1) }  o = last M(W(x)) }\n"
                 "param O : n * d -> d  e = 0.5 * sqnorm(O(flatten(o)) - x)",
-    "no copies in the gradient": "each h in n { memory B : real[d] { minimize -dot(B, x) by signsgd(lr = 0.1) writes stop }  o = B }",
-    "nor in a stopped one": "each h in n { memory B : d -> d { minimize -dot(B(x), x) at start(2) by gd(0.1) writes stop }  o = B(x) }",
+    "no copies in the gradient": "each h in n { memory B : real[d] { minimize -dot(B, x) by signsgd(lr = 0.1) writes first_order }  o = B }",
+    "nor in a stopped one": "each h in n { memory B : d -> d { minimize -dot(B(x), x) at start(2) by gd(0.1) writes first_order }  o = B(x) }",
     "nor in a folded one": "each h in n { memory B : d -> d every 3 { minimize -dot(B(x), x) over mean by gd(0.1) }  o = B(x) }",
     "nor in an update": "each h in n { memory B : real[d] = 1 { update x + unit(x) }  o = last B }",
     "nor in a sample": "each h in n { memory B : real[d] every 2 { update x over last }  o = B + last B }",

@@ -70,17 +70,22 @@ def _sigmoid(a: Any) -> Any:
 def _max(a: Any, b: Any) -> Any:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.maximum(a, b)
-    if isinstance(a, Tensor):
-        return a.clamp(min=b)
-    return b.clamp(min=a) if isinstance(b, Tensor) else max(a, b)
+    if not isinstance(a, Tensor):
+        a, b = b, a
+    if not isinstance(a, Tensor):
+        return max(b, a)
+    # In a step that is differentiated both count half where they are equal, as in the language.
+    return torch.maximum(a, a.new_full((), b)) if a.requires_grad else a.clamp(min=b)
 
 
 def _min(a: Any, b: Any) -> Any:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.minimum(a, b)
-    if isinstance(a, Tensor):
-        return a.clamp(max=b)
-    return b.clamp(max=a) if isinstance(b, Tensor) else min(a, b)
+    if not isinstance(a, Tensor):
+        a, b = b, a
+    if not isinstance(a, Tensor):
+        return min(b, a)
+    return torch.minimum(a, a.new_full((), b)) if a.requires_grad else a.clamp(max=b)
 
 
 def _where(c: Any, a: Any, b: Any) -> Any:

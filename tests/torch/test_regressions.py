@@ -1,0 +1,93 @@
+"""Faults that `nldsl verify` found, each as the smallest program or example that showed it."""
+
+import pytest
+import torch
+from torch_cases import ZOO, case, distance, outputs, vector_input, weights, zoo
+
+from nldsl_torch.reverse import gelu_curve
+
+NETWORK = "block net(d) {\n  in x : real[d]\n  param U : d -> 2 * d\n  param D : 2 * d -> d\n  out y = x + D(silu(U(x)))\n}\n"
+NETWORK += (
+    "block m(d) {\n  in x : real[d]\n  param W : d -> d\n"
+    "  memory N : net(d) = learned every 2 { minimize 0.5 * sqnorm(N(x) - W(x)) by gd(0.1) }\n  out y = N(x)\n}"
+)
+SHARES = (
+    "block m(d) {\n  in x : real[d]\n  memory P : d -> d = zeros { update last P + outer(x, x) / sqnorm(x)  reset every 2 }\n"
+    "  out y = P(x)\n}"
+)
+
+
+BIAS = (
+    "block affine(d) {\n  in x : real[d]\n  param W : d -> d\n  param b : real[d]\n  out y = W(x) + b\n}\n"
+    "block m(d) {\n  in x : real[d]\n  memory A : affine(d) = learned {\n"
+    "    minimize 0.5 * sqnorm(A(unit(x)) - x) at start(2) by momentum(0.2, sigmoid(mean(x)))\n  }\n  out y = last A(x)\n}"
+)
+
+
+@pytest.mark.parametrize("program", [NETWORK, SHARES, BIAS], ids=["network", "shares", "bias"])
+def test_a_kept_graph_serves_twice(program):
+    c = case(program, "m", d=3)
+    x = c.input(2, 7).requires_grad_()
+    names = [n for n, _ in c.module.named_parameters()]
+    leaves = [x, *c.module.parameters()]
+    wanted = torch.autograd.grad(c.interpreter.run(dict(zip(names, leaves[1:], strict=True)), {"x": x})[0]["y"].square().sum(), leaves)
+    loss = c.module(x).square().sum()
+    first, second, third = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(3))
+    assert all(torch.equal(a, b) and torch.equal(a, d) for a, b, d in zip(first, second, third, strict=True))
+    assert all(distance(a, b) < 1e-9 for a, b in zip(first, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in ZOO if vector_input(n)])
+def test_a_module_in_half_precision(name):
+    """Any number of ticks, gradients too, near float32."""
+    c = zoo(name)
+    x = c.input(2, 9)
+    exact = outputs(c.single()(x.float()))
+    module = c.single().bfloat16()
+    x = x.bfloat16().requires_grad_()
+    y, state = module(x, return_state=True)
+    assert all(v.dtype in (torch.bfloat16, torch.int64) for v in state.values())
+    for n, v in outputs(y).items():
+        assert v.dtype == torch.bfloat16 and distance(v, exact[n]) < 0.2, n
+    first, state = module(x[:, :2], return_state=True)
+    again = outputs(module(x[:, 2:], state=state))
+    for n, v in outputs(y).items():
+        assert distance(torch.cat([outputs(first)[n], again[n]], 1), v) < 0.2, n
+    sum((v.float() * w).sum() for v, w in zip(outputs(y).values(), weights(outputs(y)).values(), strict=True)).backward()
+    for n, p in module.named_parameters():
+        assert p.grad is None or (p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all()), n
+
+
+def test_a_quotient_by_a_small_number_has_a_gradient():
+    """outer(x, x) / sqnorm(x) is stored as a factor 1 / sqnorm(x), whose slope is no float32 where x is 1e-12."""
+    c = case(SHARES, "m", d=3)
+    x = (1e-12 * c.input(1, 5)).float().requires_grad_()
+    module = c.single()
+    params = {n: p.detach() for n, p in module.named_parameters()}
+    expected = c.interpreter.run(params, {"x": x})[0]["y"]
+    w = torch.arange(15.0).reshape(1, 5, 3)
+    (wanted,) = torch.autograd.grad((expected * w).sum(), x)
+    (found,) = torch.autograd.grad((module(x) * w).sum(), x)
+    assert wanted.isfinite().all() and distance(found, wanted) < 1e-4
+
+
+def test_the_second_derivative_of_gelu_anywhere():
+    x = torch.tensor([-1e30, -1e5, -3.0, 0.0, 0.5, 4.0, 1e20, 1e38])
+    near = torch.tensor([-3.0, 0.0, 0.5, 4.0], dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(torch.nn.functional.gelu(near).sum(), near, create_graph=True)[0]
+    wanted = torch.autograd.grad(slope.sum(), near)[0]
+    found = gelu_curve(x)
+    assert found[[0, 1, 6, 7]].eq(0).all() and distance(found[2:6], wanted) < 1e-6
+
+
+@pytest.mark.parametrize("word", ["unit", "norm"])
+def test_directions_in_half_precision_are_rounded_once(word):
+    """Of one number the direction is its sign: its gradient cancels to almost nothing, in the digits of float32 though not in those of bfloat16."""
+    c = case(f"block m(d) {{ in x : real[d]  out y = {word}(x) }}", "m", d=1)
+    x = torch.linspace(0.01, 0.1, 40).bfloat16().reshape(1, -1, 1).requires_grad_()
+    y = c.single().bfloat16()(x)
+    wide = x.detach().float().requires_grad_()
+    exact = c.single()(wide)
+    assert torch.equal(y, exact.bfloat16())
+    found, wanted = torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(exact.sum(), wide)[0]
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
