@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nldsl.core import Input, State, Type, Unit
+from nldsl.lower.lowerings import CHUNKS
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
 from nldsl.proof import Proof, prove
@@ -67,15 +68,15 @@ class Subject:
     def lowerings(self) -> tuple[str, ...]:
         """The ways to run it, the plainest first. Where the compiler crashes, its choice alone: a property will say so."""
         try:
-            stretches = "segments(" in self.source
+            stretches = "segments(" in self.small_chunks
             return (*self.schedules, "standalone", *(["stretches"] if stretches else []), *(["compiled"] if self.compile else []))
         except Exception:
             return ("chosen",)
 
     @cached_property
-    def source(self) -> str:
-        """The module of the compiler's choice."""
-        return build_source(*self.elaborated.parts, standalone=False)
+    def small_chunks(self) -> str:
+        """The module with few ticks in a chunk, so that an example has several."""
+        return build_source(*self.schedules.get(f"chunks of {CHUNKS[1]}", self.elaborated).parts, standalone=False)
 
     def module(self, lowering: str = "chosen", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """The block by one lowering; modules are kept."""
@@ -87,7 +88,7 @@ class Subject:
         if lowering == "standalone":
             return classes_of(load_module(build_source(*self.elaborated.parts), self.elaborated.key))[-1]()
         if lowering == "stretches":
-            made = load_module(self.source, f"{self.elaborated.key} stretches")
+            made = load_module(self.small_chunks, f"{self.elaborated.key} stretches")
             vars(made)["segments"] = partial(runtime.segments, ticks=1)  # a stretch is one chunk, as it is of many numbers
             return classes_of(made)[-1]()
         if lowering == "compiled":
