@@ -196,7 +196,7 @@ WINDOWS = (
     Fault("sums of all windows", "dropped flush", TORCH + "windows.py", 'cleared = f"torch.zeros_like({self.final(total)})"', "cleared = self.final(total)", ("slow.nl",)),
     Fault("an offset the wrong way", "window phase", TORCH + "windows.py", '(done - {o}) % {e} == 0" if o', '(done + {o}) % {e} == 0" if o', ("slow.nl",)),
     Fault("writes of a window do not decay", "decay order", TORCH + "window_kernels.py", "\" * {self.once(f'{tail}[..., None]', 'f')}\"", '""',
-          ("deep.nl", "titans_lmm.nl")),
+          ("starts.nl",)),
     Fault("the window's end is its start", "wrong carry", TORCH + "window_kernels.py", "[..., -1, :, None]\" if (s, e.name) in self.K", "[..., 0, :, None]\" if (s, e.name) in self.K",
           ("deep.nl",)),
     Fault("the first tick for the last", "off by one tick", TORCH + "window_ends.py", '.select({1 + len(self.types[atom.name].axes)}, -1)"',
