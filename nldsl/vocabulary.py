@@ -313,3 +313,4 @@ _word("unflatten", 2, lambda types, attrs: Type("real", types[1].shape, join_axe
 _word("ungather", 1, ungathered, "the first dimension as copies of an `each` again", user=False)
 _word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)
 _word("fold", 1, lambda types, attrs: types[0], "the sum or mean over the ticks of a period", user=False)
+_word("pool", 2, lambda types, attrs: types[1], "the sum or mean of a over the sequences of a batch, the same for each, shaped like b", user=False)

@@ -16,7 +16,7 @@ import networkx as nx
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.diagnostics import NlError
-from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
+from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, alone, analyse
 from nldsl.lower.asked import in_vain
 from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
@@ -147,6 +147,8 @@ def best(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
         _exact(work, step)
         if any(states[s].every > 1 or states[s].reset is not None for s in step.states):
             return _windows(work, step, states)
+        for e in step.equations:
+            alone(e)
         _copies_fit(work, step)
         if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
             return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))

@@ -28,7 +28,8 @@ FITTING = {
 # Those that look at other ticks, or that an equation alone does not tell: each has tests of its own, here and in test_meaning.
 OVER_TIME = {"count": "out y = x * count()", "delay": "out y = delay(x, 2)", "conv": "out y = conv(x, 2)", "rope": "out y = rope(x)",
              "attend": "memory A : store(d -> d) { key x  value x }  out y = A(x)", "index": "each h in 2 { z = h * x }  out y = flatten(z)",
-             "fold": "memory A : d -> d = zeros every 2 { minimize 0.5 * sqnorm(A(x) - x) over mean by gd(1) }  out y = A(x)"}  # fmt: skip
+             "fold": "memory A : d -> d = zeros every 2 { minimize 0.5 * sqnorm(A(x) - x) over mean by gd(1) }  out y = A(x)",
+             "pool": "memory A : d -> d = zeros { minimize 0.5 * sqnorm(A(x) - x) by gd(0.1)  shared mean }  out y = A(x)"}  # fmt: skip
 
 
 def arguments(op: str):
