@@ -1,4 +1,4 @@
-.PHONY: bench check demo soak
+.PHONY: bench check demo faults soak
 
-bench check demo soak:
+bench check demo faults soak:
 	python3 dev.py $@

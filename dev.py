@@ -1,8 +1,9 @@
-"""The commands of this checkout, in an environment of its own (`.venv`): `python3 dev.py demo | check | soak | bench`.
+"""The commands of this checkout, in an environment of its own (`.venv`): `python3 dev.py demo | check | soak | bench | faults`.
 
     demo [ARGUMENTS]   train the byte model of examples/byte_lm.nl; arguments go to `nldsl train`
     check [NAME ...]   lint, types, imports, tests (or those named); what CI runs
     soak [ARGUMENTS]   the slow tests; arguments go to pytest
+    faults [NAME ...]  faults put into the compiler, and whether `nldsl verify` finds them: all, or those with such names
     bench [NAME] [...] benchmarks/NAME.py (gated_delta, deep_memory, optimizers), with arguments of its own
 """
 
@@ -86,6 +87,9 @@ def main(command: str = "", *arguments: str) -> int:
         install("dev")
         os.environ["HYPOTHESIS_PROFILE"] = "soak"
         return run(*CHECKS["tests"], "-m", "soak", *rest)
+    if command == "faults":
+        install("dev")
+        return run(PYTHON, "tests/faults/kill.py", *rest)
     if command == "bench":
         install("dev")
         name, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else ("gated_delta", rest)

@@ -17,10 +17,11 @@ from nldsl.program import backend
 
 _WHERE = {
     "nldsl_testing.assertions": (
-        "assert_all", "assert_batches", "assert_cadence", "assert_causal", "assert_equivalent", "assert_finite", "assert_precision",
+        "assert_all", "assert_batches", "assert_cadence", "assert_causal", "assert_endings", "assert_equivalent", "assert_finite", "assert_precision",
         "assert_property", "assert_proof", "assert_slopes", "assert_splits", "assert_states", "assert_updates", "check",
     ),
     "nldsl_testing.example": ("Example", "Space", "cuts"),
+    "nldsl_testing.programs": ("programs", "rule_texts"),
     "nldsl_testing.subject": ("Subject",),
     "nldsl_testing.verify": ("Budget", "Report", "verify"),
 }  # fmt: skip

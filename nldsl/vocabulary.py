@@ -119,6 +119,11 @@ def application(types: list[Type], attrs: Attrs) -> Type:
     return Type("real", (w.codomain,), axes)
 
 
+def picked(types: list[Type], attrs: Attrs) -> Type:
+    """An index as the vector that an operator maps to its column."""
+    return Type("real", (types[0].bound or ONE,), types[0].axes)
+
+
 def transposition(types: list[Type], attrs: Attrs) -> Type:
     t = types[0]
     if t.kind != "map":
@@ -309,7 +314,9 @@ _word("count", 0, lambda types, attrs: Type("int"), "the number of this tick, fr
 _word("index", 0, lambda types, attrs: Type("int", (), (attrs["axis"],)), "the number of the copy, from 0", user=False)
 _word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")
 _word("one_hot", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "1 at the index a, 0 elsewhere, shaped like b", user=False)
+_word("column", 2, picked, "1 at the index a, 0 elsewhere, in the precision of b", user=False)
 _word("unflatten", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "a in the shape of b", user=False)
+_word("entry", 1, lambda types, attrs: Type("real", (ONE,), types[0].axes), "a number as a vector of one entry", user=False)
 _word("ungather", 1, ungathered, "the first dimension as copies of an `each` again", user=False)
 _word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)
 _word("fold", 1, lambda types, attrs: types[0], "the sum or mean over the ticks of a period", user=False)

@@ -167,6 +167,7 @@ OVER: dict[str, Callable[..., Tensor]] = {
     "norm": lambda a, dims: a / (a.square().mean(dims, keepdim=True) + 1e-6).sqrt(),
     "softmax": lambda a, dims: (a - a.logsumexp(dims, keepdim=True)).exp(),
     "flatten": lambda a, dims: a.flatten(dims[0]),
+    "entry": lambda a, dims: a,
 }
 # The same over a stack, whose matrices are the batch.
 WHOLE = {f"whole {op}" for op in ("dot", "sqnorm", "sum", "mean")}

@@ -103,6 +103,11 @@ def assert_cadence(program: Program | str | Path, block: str | None = None, **mo
     assert_property(program, "cadence", block, **more)
 
 
+def assert_endings(program: Program | str | Path, block: str | None = None, **more: Any) -> None:
+    """The end of a stream does what `flush` says; see `assert_property`."""
+    assert_property(program, "endings", block, **more)
+
+
 def assert_proof(program: Program | str | Path, block: str | None = None, **more: Any) -> None:
     """Each read depends only on earlier writes, by proof; see `assert_property`."""
     assert_property(program, "proof", block, **more)

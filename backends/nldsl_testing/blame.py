@@ -22,8 +22,8 @@ def first_wrong(subject: Subject, example: Example) -> tuple[str, ...]:
     unit = units[key]
     names = [e.name for e in unit.equations if types[key][e.name].kind == "real"]
     made = {**units, key: replace(unit, outputs=tuple((n, Ref(n)) for n in names))}
-    params, x = subject.parameters(example.seed, example.noise), example.inputs(subject)
     try:
+        params, x = subject.parameters(example.seed, example.noise), example.inputs(subject)
         with torch.no_grad():
             wide = module(made, types, key).double()
             wide.load_state_dict(params)

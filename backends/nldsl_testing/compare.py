@@ -2,10 +2,10 @@
 
 The reference is the interpreter in float64. A run in float64 may differ from it in each tensor by `TOLERANCE` of the
 tensor's norm; a tensor that is small beside the others of its kind is measured by `SMALL` of them, as it may be what is left
-of a difference: in half precision by 16 units of rounding of them, as what cancels there is not known any better. A run in
-fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the condition of the computation,
-and by `FACTOR` units of rounding. The same measure lets a badly conditioned run in float64 pass: there the loss in float32,
-scaled to float64, is the bound.
+of a difference. A run in fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the
+condition of the computation, and by `FACTOR` units of rounding; there a small tensor is measured by so much of the others
+that 4 units of rounding of them pass. The same measure lets a badly conditioned run in float64 pass: there the loss in
+float32, scaled to float64, is the bound.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from torch import Tensor
 TOLERANCE, SMALL, FACTOR = 1e-9, 1e-4, 50.0
 
 
-def distances(
-    found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | None], dtype: torch.dtype = torch.float64
-) -> dict[str, float]:
+def small_part(dtype: torch.dtype) -> float:
+    """Of the size of all tensors: the least by which one is measured."""
+    return SMALL if dtype == torch.float64 else 4 / FACTOR
+
+
+def distances(found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | None], small: float = SMALL) -> dict[str, float]:
     """|found - wanted| of each tensor as a fraction of its size, or of a small part of the size of all; None is zero."""
-    small = max(SMALL, 16 * torch.finfo(dtype).eps)
     norms = {n: 0.0 if w is None else w.double().norm().item() for n, w in wanted.items()}
     total = sum(v * v for v in norms.values()) ** 0.5
     off: dict[str, float] = {}
     for name, w in wanted.items():
         g = found[name]
-        far = _difference(g, w)
+        far = difference(g, w)
         size = max(norms[name], small * total)
         off[name] = 0.0 if far == 0 else far / size if size > 0 else float("inf")
     return off
 
 
-def _difference(a: Tensor | None, b: Tensor | None) -> float:
+def difference(a: Tensor | None, b: Tensor | None) -> float:
     """The norm of a - b; places where both are the same infinity or both are no number do not count."""
     if a is None or b is None:
         x = b if a is None else a
@@ -60,4 +62,4 @@ def equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 def close(a: Tensor, b: Tensor) -> bool:
     """Within `TOLERANCE` of their size."""
-    return _difference(a, b) <= TOLERANCE * b.double().norm().item()
+    return difference(a, b) <= TOLERANCE * b.double().norm().item()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -96,17 +96,33 @@ class Space:
     def examples(self) -> st.SearchStrategy[Example]:
         return st.sampled_from(list(self.subjects)).flatmap(self._of)
 
+    def firsts(self) -> list[Example]:
+        """One example of each lowering, at sizes in turn."""
+        found = []
+        for n, name in enumerate(self.lowerings if self.lowerings is not None else self.subjects[0].lowerings):
+            subject = self.subjects[n % len(self.subjects)]
+            if self.lowerings is not None or name in subject.lowerings:
+                found.append(Example(tuple(subject.sizes.items()), name, min(2, self.batch), _within((5, 1, 4), self.ticks), self.values[0], self.noise[0], n))
+        return found
+
+    def like(self, example: Example) -> st.SearchStrategy[Example]:
+        """Examples of one lowering."""
+        return replace(self, subjects=[s for s in self.subjects if example.lowering in s.lowerings], lowerings=[example.lowering]).examples()
+
     def _of(self, subject: Subject) -> st.SearchStrategy[Example]:
         names = list(self.lowerings) if self.lowerings is not None else list(subject.lowerings)
+
+        def example(seed: int, **drawn: Any) -> Example:
+            # In turn, every other time the plainest: a strategy of its own would hardly draw the later ones.
+            return Example(tuple(subject.sizes.items()), names[seed // 2 % len(names) if seed % 2 else 0], seed=seed, **drawn)
+
         return st.builds(
-            Example,
-            sizes=st.just(tuple(subject.sizes.items())),
-            lowering=st.one_of(st.just(names[0]), st.sampled_from(names)),
+            example,
+            seed=st.integers(0, 2**16),
             batch=st.integers(1, self.batch),
             cuts=cuts(self.ticks),
             values=st.sampled_from(list(self.values)),
             noise=st.sampled_from(list(self.noise)),
-            seed=st.integers(0, 2**16),
         )
 
 

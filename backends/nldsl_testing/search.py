@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,20 @@ class Search:
     def tried(self) -> int:
         return len(self.outcomes)
 
-    def run(self, strategy: SearchStrategy[Any], examples: int, seed: int) -> Failure | None:
+    def run(
+        self, strategy: SearchStrategy[Any], examples: int, seed: int, firsts: Sequence[Any] = (),
+        like: Callable[[Any], SearchStrategy[Any]] | None = None,
+    ) -> Failure | None:  # fmt: skip
+        """The smallest failure among examples of a strategy; `firsts` are tried before, and what is `like` one that fails is shrunk."""
+        for example in firsts:
+            if time.monotonic() - self.start > self.seconds / 2:
+                break
+            try:
+                self._try(example)
+            except Exception:
+                strategy = like(example) if like is not None else strategy
+                break
+
         @hypothesis.seed(seed)
         @settings(max_examples=examples, database=None, deadline=None, print_blob=False, report_multiple_bugs=False,
                   phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck), verbosity=Verbosity.quiet)  # fmt: skip

@@ -34,8 +34,7 @@ def small_sizes(program: Program, block: str, fixed: Mapping[str, Any], count: i
             continue
         try:
             elaborated = program.elaborate(block, sizes)
-            for key in elaborated.units:
-                plan(elaborated.units[key], dict(elaborated.types[key]))
+            _plans(elaborated)
         except NlError as error:
             refused = refused or error
             continue
@@ -49,6 +48,21 @@ def small_sizes(program: Program, block: str, fixed: Mapping[str, Any], count: i
             Diagnostic("NL816", f"no small sizes were found at which `{block}` holds", (Label(node.span),),
                        expected="parameters at which it can run", help=names or None), *refused.diagnostics)  # fmt: skip
     return found
+
+
+def _plans(elaborated: Elaborated) -> None:
+    """Refuse what has no plan; where the compiler crashes, the properties say so.
+
+    Raises:
+        NlError: from the compiler.
+    """
+    for key in elaborated.units:
+        try:
+            plan(elaborated.units[key], dict(elaborated.types[key]))
+        except NlError:
+            raise
+        except Exception:
+            return
 
 
 def _candidates(program: Program, block: str, fixed: Mapping[str, Any], draw: random.Random) -> Iterator[tuple[bool, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nldsl.core import Input, State, Type, Unit
+from nldsl.lower.lowerings import CHUNKS
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
 from nldsl.proof import Proof, prove
@@ -20,6 +21,7 @@ from nldsl.source import Span
 from nldsl.timeline import Timeline, timeline
 from nldsl_interpreter import Interpreter
 from nldsl_interpreter.values import sizes as tensor_shape
+from nldsl_torch import runtime
 from nldsl_torch.build import build_source, load_module
 from nldsl_torch.build import classes as classes_of
 from nldsl_torch.build import module as build_module
@@ -62,10 +64,19 @@ class Subject:
         chosen, *others = self.elaborated.lowerings().items()
         return {"chosen": chosen[1], **dict(others)}
 
-    @property
+    @cached_property
     def lowerings(self) -> tuple[str, ...]:
-        """The ways to run it, the plainest first."""
-        return (*self.schedules, "standalone", *(["compiled"] if self.compile else []))
+        """The ways to run it, the plainest first. Where the compiler crashes, its choice alone: a property will say so."""
+        try:
+            stretches = "segments(" in self.small_chunks
+            return (*self.schedules, "standalone", *(["stretches"] if stretches else []), *(["compiled"] if self.compile else []))
+        except Exception:
+            return ("chosen",)
+
+    @cached_property
+    def small_chunks(self) -> str:
+        """The module with few ticks in a chunk, so that an example has several."""
+        return build_source(*self.schedules.get(f"chunks of {CHUNKS[1]}", self.elaborated).parts, standalone=False)
 
     def module(self, lowering: str = "chosen", dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         """The block by one lowering; modules are kept."""
@@ -76,6 +87,10 @@ class Subject:
     def _build(self, lowering: str) -> torch.nn.Module:
         if lowering == "standalone":
             return classes_of(load_module(build_source(*self.elaborated.parts), self.elaborated.key))[-1]()
+        if lowering == "stretches":
+            made = load_module(self.small_chunks, f"{self.elaborated.key} stretches")
+            vars(made)["segments"] = partial(runtime.segments, ticks=1)  # a stretch is one chunk, as it is of many numbers
+            return classes_of(made)[-1]()
         if lowering == "compiled":
             return build_module(*self.elaborated.parts, compile=True)
         return build_module(*self.schedules[lowering].parts)
@@ -93,6 +108,13 @@ class Subject:
     @cached_property
     def proof(self) -> Proof:
         return prove(self.elaborated)
+
+    @cached_property
+    def rounds(self) -> bool:
+        """Whether values are rounded to bfloat16 on the way."""
+        equations = [e for _, unit in self.parts for e in unit.equations]
+        inside = [p for e in equations if e.op == "grad" for p in e.attr("objective").equations]
+        return any(e.op == "bfloat16" for e in (*equations, *inside))
 
     # --- names -------------------------------------------------------------------------------------
 
@@ -143,6 +165,9 @@ class Subject:
 
     def initial_state(self, module: Any, batch: int) -> Tensors:
         return module.initial_state(batch)
+
+    def finish(self, module: Any, state: Tensors) -> Tensors:
+        return module.finish(state)
 
     def call(self, module: torch.nn.Module, inputs: Tensors, state: Tensors | None = None) -> tuple[Tensors, Tensors]:
         """One stretch of ticks by a module: (outputs, state)."""

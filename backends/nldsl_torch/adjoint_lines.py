@@ -32,8 +32,8 @@ Item = Op | Branch | str  # a text is a line without gradients
 
 
 def made(lines: Sequence[str]) -> set[str]:
-    """Names that lines assign."""
-    return {n.strip("() ") for line in lines for n in line.strip().partition(" = ")[0].split(",")}
+    """Names that lines assign; a comment, which quotes the text, assigns none."""
+    return {n.strip("() ") for line in lines if not line.lstrip().startswith("#") for n in line.strip().partition(" = ")[0].split(",")}
 
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}

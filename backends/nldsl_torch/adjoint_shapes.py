@@ -19,7 +19,7 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
         case "mT":
             return (*first[:-2], first[-1], first[-2])
         case "unsqueeze":
-            at = len(first) + 1 + int(constants[0])
+            at = int(constants[0]) % (len(first) + 1)
             return (*first[:at], "1", *first[at:])
         case "matmul":
             lead = _broadcast([s[:-2] for s in known])

@@ -137,7 +137,7 @@ class ClassWriter(StepWriter):
         out = ["", f"    def forward(self, {', '.join(inputs)}, state=None, return_state=False):",
                f'        """{self._signature()}"""']  # fmt: skip
         for i in self.unit.inputs:
-            shape = size(i.type) if i.type.kind != "int" else ()
+            shape = size(i.type)
             out.append(f'        expect({self.names.of(i.name)}, "{i.name}", {shape}, "{i.type}", self._like)')
         out.append(f"        B, T = together({', '.join(inputs)})")
         out += ["        state = self.initial_state(B) if state is None else fitting(state, self.initial_state(B))", "        new = dict(state)"]

@@ -116,6 +116,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "flatten":
             rank = len(type(e.args[0]).shape)
             return f"{text(e.args[0])}.flatten(-{rank})" if rank > 1 else text(e.args[0])
+        case "entry":
+            return f"{text(e.args[0])}.unsqueeze(-1)"
         case "fill":
             return f"{align(text(e.args[0]), type(e.args[0]), result)} * torch.ones_like({text(e.args[1])})" if not isinstance(
                 e.args[0], Num) else f"torch.full_like({text(e.args[1])}, {text(e.args[0])})"  # fmt: skip
@@ -124,6 +126,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
             return f"pooled({x}, {text(e.args[1])}, {e.attr('over')!r})"
         case "one_hot":
             return f"F.one_hot({align(text(e.args[0]), type(e.args[0]), Type('int', (), result.axes))}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
+        case "column":
+            return f"F.one_hot({text(e.args[0])}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
         case "cross_entropy":
             return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
     raise NotImplementedError(e.op)

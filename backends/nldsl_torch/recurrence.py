@@ -96,12 +96,15 @@ class RecurrenceWriter:
         return lines
 
     def narrow(self, e: Equation) -> Type | None:
-        """The type of what a state becomes, where that is the same for several copies."""
+        """The type of what a state becomes, where that is the same for several copies, or for all sequences."""
         given = WORDS[e.op].rule([Type("real") if isinstance(a, Num) else self.types[a.name] for a in e.args], dict(e.attrs))
-        return given if given.axes != self.types[e.name].axes else None
+        alike = all(isinstance(a, Num) or (isinstance(a, Ref) and a.name in self.static) for a in e.args)
+        return given if alike or given.axes != self.types[e.name].axes else None
 
     def widened(self, body: Body, e: Equation, narrow: Type) -> str:
-        """A value for all copies of a state."""
+        """A value for all copies of a state, of each sequence."""
+        if e.op == "copy" and isinstance(e.args[0], Num):
+            return f"torch.full_like({body.text(Last(e.name))}, {body.text(e.args[0])})"
         text = ops.align(f"({ops.express(e, narrow, body.text, body.type)})", narrow, self.types[e.name])
         return f"{text}.expand_as({body.text(Last(e.name))})"
 

@@ -87,8 +87,8 @@ def taped(fn, *args):
 
     def tape():
         with torch.enable_grad():
-            outs = fn(*given)
-            return outs if isinstance(outs, Tensor) else tuple(outs)
+            made = fn(*given)
+            return made if isinstance(made, Tensor) else tuple(made)  # a generator is run here, with its tape, and once
 
     outs = tape()
     several = not isinstance(outs, Tensor)

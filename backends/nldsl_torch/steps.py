@@ -153,6 +153,8 @@ class StepWriter:
             body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every} + {int(offset > 0)})'}{like}")
             return True
         source = body.text(e.args[0])
+        if isinstance(e.args[0], Num) or e.args[0].name in self.static:
+            source = self._everywhere(body, e.args[0], source)
         if e.op == "rope":
             body.lines.append(f"{name} = rope({source}, ticks({source}, tick))")
             return True
@@ -168,6 +170,17 @@ class StepWriter:
         else:
             body.lines.append(f"{name}, {past} = delay({source}, {past})")
         return False
+
+    def _everywhere(self, body: Body, atom: Atom, text: str) -> str:
+        """What never changes, for all sequences and ticks."""
+        some = self.unit.inputs[0].name
+        body.reads[some] = None
+        lead = f"{body.names.of(some)}.shape[:2]"
+        if not isinstance(atom, Num):
+            return f"{text}.expand(*{lead}, *{text}.shape)"
+        real = next((i.name for i in self.unit.inputs if i.type.kind == "real"), next(iter(sorted(self.params)), some))
+        body.reads[real] = None
+        return f"{body.names.of(real)}.new_full({lead}, {text})"
 
     # --- recurrences -------------------------------------------------------------------------------
 
@@ -214,7 +227,8 @@ class StepWriter:
         self.functions += [*also, *window.lines, "", ""]
         outputs = [*(n for n in step.outputs if n not in writer.lates), *writer.lates]
         depth = {n: len(self.types[n].axes) for n in (*window.streams, *outputs)}
-        streams = [f"{self.local(n)}.movedim(1, {1 + depth[n]}).contiguous()" if depth[n] else self.local(n) for n in window.streams]
+        given = [f"{self.local(n)}.expand(B, T, *{self.local(n)}.shape)" if n in self.static else self.local(n) for n in window.streams]
+        streams = [f"{x}.movedim(1, {1 + depth[n]}).contiguous()" if depth[n] else x for x, n in zip(given, window.streams, strict=True)]
         dims = [tuple(1 + depth[n] for n in names) for names in (window.streams, outputs)]
         fixed = ", ".join(self.local(n) for n in window.fixed)
         held, targets = ", ".join(f'state["{k}"]' for k in keys), ", ".join(f'new["{k}"]' for k in keys)

@@ -85,29 +85,39 @@ class WindowEnds(RecurrenceWriter):
         if put_back & {*reads, *gives} or any(isinstance(a, Last) or (n in own and n not in after) for n, a in reads.items()):
             return False
         names = Names()
-        body = Body(names, {**self.wide, **{n: self._timed(self.types[n]) for n in made}}, {p.name for p in self.unit.params},
-                    self.cut.late, set(gives), self.rounded)  # fmt: skip
+        types = self._late_types()
+        body = Body(names, types, {p.name for p in self.unit.params}, self.cut.late, set(gives), self.rounded)
         for e in self.cut.late:
             body.equation(e)
+        still = {n for n in gives if TIME not in types[n].axes}
         for n in gives:
-            if n in after:
+            if n in still:
                 body.lines.append(f"{names.of(f'all {n}')} = {self._everywhere(body.text(Ref(n)), n)}")
         needs = [r for r in body.reads if r not in after]
         self.late_reads = [n for n in needs if n not in self.static], [n for n in needs if n in self.static], [n for n in after if n in body.reads]
         args = [names.of(n) for part in self.late_reads for n in part]
         lines = [f"B = {args[-1]}.shape[0]", *body.lines]
-        self.also += self._function("late", ["n_"], args, lines, [names.of(f"all {n}" if n in after else n) for n in gives],
+        self.also += self._function("late", ["n_"], args, lines, [names.of(f"all {n}" if n in still else n) for n in gives],
                                     f"What reads {', '.join(after)} after their step, at n_ ticks between two steps.", names)  # fmt: skip
         self.lates = gives
         return True
+
+    def _late_types(self) -> dict[str, Type]:
+        """The types of what reads slow states after their step: what else it reads may be the same at all ticks too."""
+        types = dict(self.wide)
+        for e in self.cut.late:
+            changes = any(TIME in types[a.name].axes for a in e.args if not isinstance(a, Num))
+            types[e.name] = self._timed(self.types[e.name]) if changes else self.types[e.name]
+        return types
 
     def _late_calls(self, after: dict[str, str], outputs: list[str], fires: str) -> list[str]:
         """Lines for the outputs that read slow states after their step: as before it, and at the last tick as after it."""
         own = {e.name for e in self.cut.late}
         sides = []
+        types = self._late_types()
+        still = {n for n in outputs if TIME not in types[n].axes}
         for last in (False, True):
             names = Names(reserved=frozenset(self.names.taken.values()))
-            types = {**self.wide, **{n: self._timed(self.types[n]) for n in own}}
             body = Body(names, types, {p.name for p in self.unit.params}, self.cut.late, set(outputs), self.rounded)
             bound: list[str] = []
             for a in (a for e in self.cut.late for a in e.args if not isinstance(a, Num) and a.name not in own):
@@ -121,12 +131,12 @@ class WindowEnds(RecurrenceWriter):
                     bound.append(f"{names.of(key)} = {text}")
             for e in self.cut.late:
                 body.equation(e)
-            for n in (n for n in outputs if n in after):
+            for n in (n for n in outputs if n in still):
                 size = "1" if last else "n_"
-                value = after[n] if last else self.body.text(Last(n))
+                value = names.of(n) if n not in after else after[n] if last else self.body.text(Last(n))
                 body.lines.append(f"{names.of(f'all {n}')} = {self._everywhere(value, n).replace('n_', size)}")
             self.names.taken |= {f"late {last} {n}": t for n, t in names.taken.items()}
-            sides.append(([*bound, *body.lines], [names.of(f"all {n}" if n in after else n) for n in outputs]))
+            sides.append(([*bound, *body.lines], [names.of(f"all {n}" if n in still else n) for n in outputs]))
         (lines, olds), (ends, news) = sides
         whole = [self.names.of(n) for n in outputs]
         joined = []

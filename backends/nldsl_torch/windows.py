@@ -40,6 +40,8 @@ class WindowWriter(WindowEnds):
         self.ahead: list[str] = []  # lines that need no state
         self.free: dict[str, None] = {}  # names of what needs no state: streams from outside, and what `ahead` gives
         self.names = Names()
+        # The forms inside take streams: what never changes comes to them as one too.
+        self.static = {n for n in self.static if n not in self._taken() or self.types[n].kind == "map"}
         for copy, of in self.cut.copies.items():
             self.names.taken[f"last {copy}"] = self.names.of(f"last {of}")
         self.same = held(self.cut, self.static)
@@ -55,9 +57,13 @@ class WindowWriter(WindowEnds):
                 self._recurrent(step, self.form.forms[step.states[0]])
         return self._assemble()
 
+    def _taken(self) -> set[str]:
+        """Names that the forms inside read."""
+        return {n for form in self.form.forms.values() for n in machine_inputs(form)}
+
     def _kept(self) -> set[str]:
         """Names that something besides an equation of the inside reads."""
-        wanted = {n for form in self.form.forms.values() for n in machine_inputs(form)} | set(self.step.outputs)
+        wanted = self._taken() | set(self.step.outputs)
         wanted |= {a.name for e in (*self.cut.end, *self.cut.late) for a in e.args if isinstance(a, Ref)}
         for step in self.form.steps:
             if isinstance(step, Recurrence):

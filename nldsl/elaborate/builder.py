@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nldsl.core import Atom, Equation, Input, Instance, Last, Memory, Num, Objective, Param, Ref, State, Type
@@ -73,6 +73,14 @@ class Builder:
         name = name if name is not None else self.fresh(f"{hint}.1" if identifier(hint) in self.used else hint)
         self.equations.append(Equation(name, op, args, span, tuple(attrs.items())))
         return Ref(name, span)
+
+    def apart(self, name: str) -> None:
+        """What a memory becomes has the memory's clock: where that looks at other ticks, it is a stream of its own, of all ticks."""
+        at = next(n for n, e in enumerate(self.equations) if e.name == name)
+        e = self.equations[at]
+        if e.op in ("delay", "conv", "rope", "attend"):
+            stream = replace(e, name=self.fresh(f"{name}.{e.op}"))
+            self.equations[at : at + 1] = [stream, Equation(name, "copy", (Ref(stream.name, e.span),), e.span)]
 
     def _too_large(self, message: str, span: Span) -> TooLarge:
         self.report("NL003", message, span, expected=f"at most {BUDGET} a block", found="more")

@@ -165,6 +165,7 @@ class Learners(Structures):
                 raise self.b.fail("NL405", "a rule has equations, chains, memories and one update", stmt.span,
                                   expected="NAME = ..., chain, memory or update")  # fmt: skip
         self.atom(updates[0].expr, scope, f"{memory}.w", result)
+        self.b.apart(result)
 
     def gradient(self, expr: tree.Expr, at: Atom, scope: Scope) -> Atom:
         """The gradient of the objective at a state, folded over the period of a slow memory."""

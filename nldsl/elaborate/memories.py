@@ -98,6 +98,7 @@ class Memories(Learners):
                               Label(update.span, "it becomes this"), expected="`writes` beside `minimize`", help="stop(...) in the update")  # fmt: skip
         if isinstance(update, tree.Update) and binding.structure is None:
             self.atom(update.expr, scope, f"{binding.name}.w", binding.name)
+            self.b.apart(binding.name)
         elif isinstance(minimize, tree.Minimize):
             text, steps = minimize.objective.span.text, tuple(s.span.text for s in minimize.steps)
             own = node.every is not None or learner is None  # an inherited clock's gradient is folded already

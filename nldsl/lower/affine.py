@@ -163,7 +163,8 @@ class _Domain:
         self.work.at(e.span)
         alone(e)
         if self.work.types[e.name].kind == "map":
-            self.operators[e.name] = self._operator(e)
+            made = self._operator(e)
+            self.operators[e.name] = self._upright(made, e.span) if e.name in self.states else made
         elif e.op == "apply":
             self._read(e)
         else:
@@ -231,6 +232,14 @@ class _Domain:
         for base, factor in b.terms:
             total[base] = self._add(total[base], factor, span) if base in total else factor
         return replace(a, terms=tuple(total.items()))
+
+    def _upright(self, w: Operator, span: Span) -> Operator:
+        """What a state becomes: next to other states it does not turn from tick to tick."""
+        if not w.transposed:
+            return w
+        if self._of_writes(w):
+            return self._turned(w)
+        raise NotLinear("a memory becomes a transpose", span)
 
     def _of_writes(self, w: Operator) -> bool:
         return not any(base in self.states for base, _ in w.terms)
@@ -313,7 +322,8 @@ class _Domain:
         for name, c in b.reads:
             reads[name] = self.work.add(reads[name], c, f"{e.name}.c") if name in reads else c
         parts = [v.constant for v in (a, b) if v.constant is not None]
-        if any(isinstance(p, Num) for p in parts):
+        parts = [self.work.entry(p, self.work.types[e.name]) for p in parts]
+        if any(isinstance(p, Num) or self.work.type(p).shape != self.work.types[e.name].shape for p in parts):
             raise NotLinear("a number is added to what was read", e.span)
         constant = self.work.add(parts[0], parts[1], f"{e.name}.c") if len(parts) == 2 else parts[0] if parts else None
         return Vector(tuple(reads.items()), constant)

@@ -116,17 +116,19 @@ def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
     if total is None:
         work.define(equation.name, "mul", (Num(0.0), at))
     else:
-        work.define(equation.name, "copy", (total,))
+        work.define(equation.name, "copy", (work.entry(total, work.type(at)),))
 
 
 def _narrow(work: Rewriter, value: Atom, wanted: Type) -> Atom:
     """Sum a cotangent over the entries its argument was extended to."""
     if is_number(wanted) and not is_number(work.type(value)):
-        return work.emit("sum", value)
-    return value
+        value = work.emit("sum", value)
+    return work.entry(value, wanted)
 
 
 ENTRYWISE = {"neg", "copy", "exp", "log", "sqrt", "abs", "tanh", "sigmoid", "softplus", "silu", "relu", "stop", "unit", "norm", "softmax", "bfloat16"}
+
+VECTORS = {"apply", "unit", "norm", "softmax"}  # what they give is a vector, of one entry too
 
 Pullback = Callable[[Rewriter, tuple[Atom, ...], Atom, Atom], Atom | None]
 # op -> one pullback an argument: (work, args, result, cotangent) -> cotangent of the argument; None passes nothing.
@@ -192,6 +194,7 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     ),
     "scale_values": (None, lambda w, a, y, c: w.emit("scale_values", a[0], c)),
     "flatten": (lambda w, a, y, c: w.emit("unflatten", c, a[0]),),
+    "entry": (lambda w, a, y, c: w.total(c),),
     "unflatten": (lambda w, a, y, c: w.emit("flatten", c), lambda w, a, y, c: None),
     "fill": (lambda w, a, y, c: w.emit("sum", c), lambda w, a, y, c: None),
     "pool": (None, lambda w, a, y, c: None),
@@ -208,6 +211,9 @@ def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotange
         return work.emit("pool", cotangent, forward.args[1], **dict(part.attrs))
     if part.op == "apply" and work.type(forward.args[1]).kind == "int":
         raise NotDifferentiable(part)  # a column is picked: that is no product
+    result = work.type(Ref(forward.name))
+    if isinstance(cotangent, Num) and is_number(result) and result.shape and part.op in VECTORS:
+        cotangent = work.emit("fill", cotangent, _shaped(work, Ref(forward.name)))
     pullback = PULLBACKS.get(part.op, (None,) * len(part.args))[index]
     if pullback is None:
         raise NotDifferentiable(part)

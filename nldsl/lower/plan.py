@@ -22,6 +22,7 @@ from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import prune
 from nldsl.lower.explicit import explicit
+from nldsl.lower.order import ordered
 from nldsl.lower.retention import in_unit_interval, log
 from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.lower.rounding import rounded
@@ -93,8 +94,10 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     """
     given = unit
     unit, types = explicit(unit, types)
+    unit, types = _columns(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
+    unit, types = name_outputs(fold_constants(unit, types), types)  # memories that are numbers are streams now
     unit, types, same = stagger(prune(unit), types, _parallel)
     work = Rewriter(unit, types)
     states = {s.name: s for s in unit.states}
@@ -311,6 +314,21 @@ def machine_inputs(form: Form) -> set[str]:
     return {a.name for a in atoms if isinstance(a, Ref)}
 
 
+def _columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
+    """An operator at an index: where it is no table that all ticks and copies share, a product with what picks the column."""
+    work = Rewriter(unit, types)
+    shared = {p.name for p in unit.params if not p.type.axes}
+    some = [i.name for i in unit.inputs if i.type.kind == "real"] or [p.name for p in unit.params]
+    for e in ordered(unit.equations):
+        if all(isinstance(a, Ref) and a.name in shared for a in e.args) and e.args and e.op not in ("grad", "fold") and e.name not in work.states:
+            shared.add(e.name)
+        if e.op == "apply" and work.type(e.args[1]).kind == "int" and not (isinstance(e.args[0], Ref) and e.args[0].name in shared):
+            work.at(e.span)
+            place = work.define(work.fresh(f"{e.name}.column"), "column", (e.args[1], Ref(some[0]) if some else e.args[0]))
+            work.equations[e.name] = replace(e, args=(e.args[0], place))
+    return work.finish()
+
+
 def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     """Registers read from outside their cycle become streams.
 
@@ -319,6 +337,11 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     graph = nx.DiGraph()
     for e in unit.equations:
         graph.add_edges_from((a.name, e.name) for a in e.args if not isinstance(a, Num))
+    operators = {s.name for s in unit.states if types[s.name].kind == "map"}
+    for e in ordered(unit.equations):  # what makes or reads an operator of a memory is one recurrence with it
+        read = [a.name for a in e.args if not isinstance(a, Num) and a.name in operators]
+        graph.add_edges_from((e.name, name) for name in read)
+        operators |= {e.name} if read and types[e.name].kind == "map" else set()
     component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
     bases = {s.base for s in unit.states}
     plain = {
@@ -328,6 +351,7 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         and sum(c == component.get(s.name) for c in component.values()) == 1
     }  # fmt: skip
     work = Rewriter(unit, types)
+    given = {f"{i.name}.{o}" for i in unit.instances for o in i.outputs}
     made: dict[str, Atom] = {}
 
     def seen(atom: Atom, reader: str) -> Atom:
@@ -337,7 +361,8 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
             return atom
         if atom.name not in made:
             work.at(atom.span)
-            name = work.fresh(f"{atom.name}.last")
+            # Not under the name of an instance, whose states are its own.
+            name = work.fresh(f"last.{atom.name}" if atom.name in given else f"{atom.name}.last")
             made[atom.name] = work.define(name, "delay", (Ref(atom.name),), ticks=1) if atom.name in plain else work.define(name, "copy", (atom,))
         return made[atom.name]
 

@@ -124,6 +124,22 @@ class Rewriter:
         """A number of type `real` from one of type `real[1]`."""
         return a if isinstance(a, Num) or not self.type(a).shape else self.emit("sum", a)
 
+    def known(self, a: Atom) -> float | None:
+        """The value of what is computed from numbers alone."""
+        e = self.equations.get(a.name) if isinstance(a, Ref) and a.name not in self.states else None
+        if e is None or not e.args:
+            return number(a)
+        values = [self.known(x) for x in e.args]
+        return None if None in values else fold(e.op, [v for v in values if v is not None])
+
+    def entry(self, a: Atom, wanted: Type) -> Atom:
+        """A number of the type that is wanted of it, `real` or `real[1]`; anything else as it is."""
+        if isinstance(a, Num) or not is_number(wanted) or not is_number(self.type(a)):
+            return a
+        if (known := self.known(a)) is not None:
+            return Num(known, self.span)
+        return self.total(a) if not wanted.shape else a if self.type(a).shape else self.emit("entry", a)
+
 
 def _simplify(op: str, args: tuple[Atom, ...], type: Any) -> Atom | None:
     values = [number(a) for a in args]

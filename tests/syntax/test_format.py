@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nldsl.diagnostics import NlError
@@ -12,6 +12,7 @@ from nldsl.parse import parse_text
 from nldsl.parse_lex import lex
 from nldsl.printer import print_item
 from nldsl.source import Source
+from nldsl_testing.programs import programs, rule_texts
 
 from .samples import SAMPLES
 from .strategies import files
@@ -46,6 +47,14 @@ def test_print_file_parses_back(made):
     text = print_file(made)
     assert parse_text(text) == (made, [])
     assert formatted(text) == text
+
+
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(programs() | rule_texts())
+def test_programs_keep_their_tree(text):
+    once = check(text)
+    items = parse_text(once)[0].items
+    assert parse_text("\n".join(map(print_item, items)))[0].items == items
 
 
 _SPACE = ["", " ", "  ", "\n", "\n\n\n", "\t"]

@@ -5,15 +5,19 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import nldsl
 from nldsl.diagnostics import Diagnostic
+from nldsl.lower.plan import plan
 from nldsl.parse import MAX_ERRORS, parse, parse_text
 from nldsl.parse_lex import lex
 from nldsl.parse_table import lark_parser, tables
+from nldsl.pipeline import check_source
 from nldsl.printer import print_item
 from nldsl.source import Source
+from nldsl_testing.programs import programs
 
 from .samples import SAMPLES
 
@@ -69,6 +73,63 @@ def test_mutations(seed):
     text = "".join(word + (space or " ") for word, space in zip(words, spaces, strict=True))
     if not survives(text):
         _LARK.parse(text, start="file")
+
+
+@st.composite
+def damaged(draw):
+    """A program with tokens left out, doubled, exchanged, and replaced by others of its own or by scraps."""
+    text = draw(programs())
+    words = [token.text for token in lex(Source("<program>", text)).tokens[:-1]]
+    places = st.integers(0, len(words) - 1)
+    for _ in range(draw(st.integers(1, 3))):
+        at, other = draw(places), draw(places)
+        match draw(st.sampled_from(["replace", "delete", "double", "swap", "scrap"])):
+            case "replace":
+                words[at] = words[other]
+            case "delete":
+                words[at] = ""
+            case "double":
+                words[at] += " " + words[at]
+            case "swap":
+                words[at], words[other] = words[other], words[at]
+            case "scrap":
+                words[at] = draw(st.sampled_from(SCRAPS))
+    return " ".join(words)
+
+
+def compiles_or_says_why(text):
+    """A plan of every block, or diagnostics that render; nothing is an internal error."""
+    found = check_source(Source("<program>", text)).diagnostics
+    for diagnostic in found:
+        assert diagnostic.code != "NL899"
+        diagnostic.render()
+    if any(diagnostic.severity == "error" for diagnostic in found):
+        return
+    program = nldsl.load(text + "\n")
+    for block in program.blocks:
+        try:
+            elaborated = program.elaborate(block)
+            for key, unit in elaborated.units.items():
+                plan(unit, dict(elaborated.types[key]))
+        except nldsl.NlError as refused:
+            assert all(d.code != "NL899" for d in refused.diagnostics)
+
+
+few = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@few
+@given(damaged())
+def test_damaged_programs_are_compiled_or_refused(text):
+    survives(text)
+    compiles_or_says_why(text)
+
+
+@pytest.mark.soak
+@settings(few, max_examples=3_000, derandomize=False)
+@given(damaged())
+def test_many_damaged_programs_are_compiled_or_refused(text):
+    compiles_or_says_why(text)
 
 
 @pytest.mark.parametrize("sample", SAMPLES[:2])

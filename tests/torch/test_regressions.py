@@ -17,14 +17,24 @@ SHARES = (
 )
 
 
-@pytest.mark.parametrize("program", [NETWORK, SHARES], ids=["network", "shares"])
+BIAS = (
+    "block affine(d) {\n  in x : real[d]\n  param W : d -> d\n  param b : real[d]\n  out y = W(x) + b\n}\n"
+    "block m(d) {\n  in x : real[d]\n  memory A : affine(d) = learned {\n"
+    "    minimize 0.5 * sqnorm(A(unit(x)) - x) at start(2) by momentum(0.2, sigmoid(mean(x)))\n  }\n  out y = last A(x)\n}"
+)
+
+
+@pytest.mark.parametrize("program", [NETWORK, SHARES, BIAS], ids=["network", "shares", "bias"])
 def test_a_kept_graph_serves_twice(program):
     c = case(program, "m", d=3)
     x = c.input(2, 7).requires_grad_()
-    loss = c.module(x).square().sum()
+    names = [n for n, _ in c.module.named_parameters()]
     leaves = [x, *c.module.parameters()]
+    wanted = torch.autograd.grad(c.interpreter.run(dict(zip(names, leaves[1:], strict=True)), {"x": x})[0]["y"].square().sum(), leaves)
+    loss = c.module(x).square().sum()
     first, second, third = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(3))
     assert all(torch.equal(a, b) and torch.equal(a, d) for a, b, d in zip(first, second, third, strict=True))
+    assert all(distance(a, b) < 1e-9 for a, b in zip(first, wanted, strict=True))
 
 
 @pytest.mark.parametrize("name", [n for n in ZOO if vector_input(n)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch_cases import EXACT, ZOO, Case, distance, outputs, split, vector_input, zoo
 
-from nldsl_torch.reverse import Reversible
+from nldsl_torch.reverse import Reversible, taped
 
 WINDOWED = [n for n in ZOO if vector_input(n) and any(f.windows is not None for f in zoo(n).forms.values())]
 
@@ -105,3 +105,14 @@ def test_what_is_kept_is_linear_in_time():
     for T in (256, 512, 1024):
         kept.append(held_by(c.module, c.input(1, T)))
     assert kept[2] - kept[1] < 2.1 * (kept[1] - kept[0])
+
+
+def test_a_tape_of_several_values_serves_twice():
+    """Values of a generator come from one run of it, under the tape, however often their gradients are asked for."""
+    x = torch.randn(3, dtype=torch.float64)
+    with torch.no_grad():
+        (a, b), pull = taped(lambda x: (f(x) for f in (torch.sin, torch.cos)), x)
+    assert torch.equal(a, x.sin()) and torch.equal(b, x.cos())
+    for _ in range(2):
+        assert torch.allclose(pull((torch.ones(3), torch.ones(3)))[0], x.cos() - x.sin())
+        assert torch.allclose(pull((None, torch.ones(3)))[0], -x.sin())

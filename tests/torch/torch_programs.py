@@ -97,6 +97,8 @@ PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
     "growing": ({"S": "loop"}, update("1.01 * last S + outer(v, k)")),
     "negative": ({"S": "loop"}, update("-0.5 * last S + outer(v, k)")),
     "transposed_state": ({"S": "loop"}, update("0.9 * transpose(last S) + outer(v, k)")),
+    "turned_state": ({"S": "loop"}, update("0.9 * transpose(last S)", init="learned")),
+    "turned_write": ({"S": "closed"}, update("0.9 * last S + transpose(a * outer(v, k) + outer(q, k))")),
     "double_swap": ({"S": "loop"}, update("0.9 * transpose(transpose(last S) + outer(k, v))")),
     # chains of memories
     "keyed_by_memory": ({"S": "closed", "M": "solve"}, f"""block m(d) {{

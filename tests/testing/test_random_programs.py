@@ -1,0 +1,120 @@
+"""Random programs: whatever the compiler makes of them is what the interpreter says they mean."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from program_cases import Subject, check_calls, mistakes
+
+import nldsl
+from nldsl.lower.plan import Form, plan
+from nldsl.lower.schedule import Attention, Call, Region
+from nldsl.pipeline import check_source
+from nldsl.source import Source
+from nldsl_testing.programs import programs, rule_texts
+
+some = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(some, max_examples=1_500, derandomize=False)
+SEED = random.randrange(2**32)
+
+
+def well_typed(text: str) -> bool:
+    """Whether the checker accepts a text; it has no internal error in any case."""
+    errors = check_source(Source("<program>", text)).errors
+    assert all(d.code != "NL899" for d in errors)
+    return not errors
+
+
+def same(text: str) -> None:
+    assume(well_typed(text))
+    try:
+        subject = Subject(text)
+        subject.module  # noqa: B018
+    except nldsl.NlError as refused:
+        assert all(d.code != "NL899" for d in refused.diagnostics)
+        assume(False)
+    wrong = mistakes(subject) + check_calls(subject)
+    assert not wrong, "\n".join((text, *wrong))
+
+
+@some
+@given(programs())
+def test_some(text: str) -> None:
+    same(text)
+
+
+@pytest.mark.soak
+def test_many(capsys: pytest.CaptureFixture[str]) -> None:
+    run_seeded(capsys, settings(many), same)
+
+
+@pytest.mark.soak
+def test_many_wild(capsys: pytest.CaptureFixture[str]) -> None:
+    """Values may overflow; what stays finite is the same."""
+    run_seeded(capsys, settings(many, max_examples=500), same, wild=True)
+
+
+def run_seeded(capsys: pytest.CaptureFixture[str], how: settings, check: Callable[[str], None], **options: bool) -> None:
+    with capsys.disabled():
+        print(f"\nhypothesis seed {SEED}")
+
+    @seed(SEED)
+    @how
+    @given(programs(**options))
+    def run(text: str) -> None:
+        check(text)
+
+    run()
+
+
+# --- what is reached ---------------------------------------------------------------------------------
+
+
+def count_forms(found: Counter[str], form: Form, prefix: str = "") -> None:
+    found[prefix + form.name] += 1
+    for inner in form.forms.values():
+        count_forms(found, inner, f"{form.name} of ")
+
+
+STEPS = {Region: "map", Attention: "store", Call: "block"}
+WORDS = ("each", "for", "chain", "rule", "reset every", "start(", "last ", "writes stop", "cross_entropy(", "learned", "conv(", "delay(", "rope(", "count()",
+         "titans(", "momentum(", "offset", "over mean", "at start(", "minimize loss", "store(", "transpose(", "in token", "out r1", " to M")  # fmt: skip
+RARE = ("implicit(", "adam(", "lq_normalise(", "mirror(", "decay_values(", "shampoo(", "lion(", "adafactor(")
+
+
+def test_everything_is_reached_and_little_is_refused() -> None:
+    texts: list[str] = []
+
+    @settings(some, max_examples=300, phases=[Phase.generate])
+    @given(programs())
+    def draw(text: str) -> None:
+        texts.append(text)
+
+    draw()
+    forms, codes, refused = Counter[str](), Counter[str](), 0
+    for text in texts:
+        checked = check_source(Source("<program>", text))
+        refused += bool(checked.errors)
+        codes.update({d.code for d in checked.errors})
+        if checked.errors:
+            continue
+        elaborated = nldsl.load(text).elaborate("main")
+        for key, unit in elaborated.units.items():
+            made = plan(unit, dict(elaborated.types[key]))
+            for form in made.forms.values():
+                count_forms(forms, form)
+            forms.update(STEPS[type(step)] for step in made.steps if type(step) in STEPS)
+    assert refused / len(texts) < 0.15, codes
+    wanted = {"closed", "solve", "scan", "windows", "loop", "map", "store", "block", "windows of closed", "windows of solve", "windows of scan"}
+    assert wanted <= forms.keys(), forms
+    whole = "\n".join(texts)
+    assert [word for word in WORDS if word not in whole] == []
+    assert len([word for word in RARE if word in whole]) > 1
+
+
+@settings(some, max_examples=80)
+@given(rule_texts())
+def test_rules_are_well_typed(text: str) -> None:
+    assert nldsl.load(text).rules.keys() == {"learner"}
