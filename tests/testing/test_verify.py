@@ -304,3 +304,12 @@ def test_stretches_are_a_lowering():
     subject = Subject(nldsl.load(LEAKY), "leaky", {"d": 2, "n": 2})
     assert "stretches" in subject.lowerings
     assert "stretches" not in Subject(nldsl.load("block b(d) {\n  in x : real[d]\n  out y = x\n}\n"), "b", {"d": 2}).lowerings
+
+
+def test_each_lowering_is_tried(monkeypatch):
+    """Even where one example is drawn; a failure is shrunk."""
+    for name in Subject(nldsl.load(LEAKY), "leaky", {"d": 4, "n": 2}).lowerings[::-3]:
+        with monkeypatch.context() as patch:
+            broken(patch, from_tick(1, 1.0), of=name)
+            found = outcomes(LEAKY, only=["lowerings"], budget=Budget(examples=1, seconds=60, sizes=1, example=0.05))["lowerings"]
+            assert found.failure is not None and found.failure.example.lowering == name and found.failure.example.ticks >= 2
