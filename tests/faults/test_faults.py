@@ -1,5 +1,7 @@
 """The faults fit the compiler, and `nldsl verify` finds them: a few here, all in soak (`python3 dev.py faults` is the same)."""
 
+import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import kill
@@ -9,7 +11,7 @@ from faults import FAULTS, LOWER, OPTIM, TORCH, Fault
 ROOMS = {
     LOWER: """differentiate implicit constants copies share order rewrite schedule affine scan retention windows plan rule algebra
         segments rounding""",
-    TORCH: """steps module recurrence chunks kernels windows window_kernels window_ends adjoint adjoint_rules adjoint_shapes reverse
+    TORCH: """steps module finish recurrence chunks kernels windows window_kernels window_ends adjoint adjoint_rules adjoint_shapes reverse
         runtime streams ops body matrices initial""",
     OPTIM: "ticks table native source numbers cpp program perform",
     "nldsl/check/": "causality clocks ranges interval initialisation",
@@ -24,6 +26,13 @@ def test_a_fault_fits(fault):
     for spec in fault.specs:
         files = [word for word in kill.located(spec) if word.endswith(".nl")]
         assert all((kill.ROOT / file).is_file() for file in files) and (files or "--rule" in spec)
+
+
+def test_the_page_says_how_many():
+    page = (kill.ROOT / "docs/reference/testing.md").read_text(encoding="utf-8")
+    assert f"{len(FAULTS)} of {len(FAULTS)}, 100 %" in page
+    rows = {kind: int(n) for kind, n in re.findall(r"^\| ([^|`]+) \| (\d+) \|", page, re.MULTILINE)}
+    assert rows == Counter(f.kind for f in FAULTS)
 
 
 def test_a_fault_that_does_not_fit_is_said():
