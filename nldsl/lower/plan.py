@@ -316,13 +316,13 @@ def _columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
     """An operator at an index: where it is no table that all ticks and copies share, a product with what picks the column."""
     work = Rewriter(unit, types)
     shared = {p.name for p in unit.params if not p.type.axes}
-    some = [i.name for i in unit.inputs if i.type.kind == "real"] or [p.name for p in unit.params]
+    some = sorted((x for x in (*unit.inputs, *unit.params) if x.type.kind in ("real", "map")), key=lambda x: len(x.type.axes))
     for e in ordered(unit.equations):
         if all(isinstance(a, Ref) and a.name in shared for a in e.args) and e.args and e.op not in ("grad", "fold") and e.name not in work.states:
             shared.add(e.name)
         if e.op == "apply" and work.type(e.args[1]).kind == "int" and not (isinstance(e.args[0], Ref) and e.args[0].name in shared):
             work.at(e.span)
-            place = work.define(work.fresh(f"{e.name}.column"), "column", (e.args[1], Ref(some[0]) if some else e.args[0]))
+            place = work.define(work.fresh(f"{e.name}.column"), "column", (e.args[1], Ref(some[0].name) if some else e.args[0]))
             work.equations[e.name] = replace(e, args=(e.args[0], place))
     return work.finish()
 
