@@ -170,8 +170,6 @@ class _Tick:
             return ungather(*args[0], result, e.attr("axis"))
         values = arguments(e.op, result, args)
         match e.op:
-            case "unflatten":
-                return values[0].unflatten(-1, sizes(result)[len(result.axes) :])
             case "column":
                 return (values[0].unsqueeze(-1) == torch.arange(sizes(result)[-1])).to(self.dtype)
             case "grad":

@@ -318,7 +318,8 @@ def _columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
     """An operator at an index: where it is no table that all ticks and copies share, a product with what picks the column."""
     work = Rewriter(unit, types)
     shared = {p.name for p in unit.params if not p.type.axes}
-    some = [i.name for i in unit.inputs if i.type.kind == "real"] or [p.name for p in unit.params]
+    given = {n: work.types[n] for n in (*(i.name for i in unit.inputs), *(p.name for p in unit.params))}
+    some = sorted((n for n, t in given.items() if t.kind in ("real", "map")), key=lambda n: len(given[n].axes))
     for e in ordered(unit.equations):
         if all(isinstance(a, Ref) and a.name in shared for a in e.args) and e.args and e.op not in ("grad", "fold") and e.name not in work.states:
             shared.add(e.name)
