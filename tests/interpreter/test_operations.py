@@ -22,11 +22,7 @@ TYPES = [*REAL, TABLE, Type("map", (D, D)), Type("map", (D, D), (H,))]
 # What passes write only where the types fit each other, or what takes the number of a class.
 FITTING = {
     "apply": [(Type("map", (D, D)), CLASS), *itertools.product(TYPES[-2:], REAL[1::2])], "cross_entropy": [(t, CLASS) for t in REAL[1::2]],
-<<<<<<< HEAD
-    "one_hot": [(CLASS, t) for t in REAL[1::2]], "column": [(CLASS, REAL[0])], "entry": [(t,) for t in REAL[::2]], "unflatten": [(Type("real", (D * D,), t.axes), TABLE) for t in REAL[1::2]],
-=======
     "column": [(CLASS, t) for t in REAL[:2]], "one_hot": [(CLASS, t) for t in REAL[1::2]], "unflatten": [(Type("real", (D * D,), t.axes), TABLE) for t in REAL[1::2]],
->>>>>>> programs
     "fill": [(number, t) for number in REAL[::2] for t in TYPES if set(number.axes) <= set(t.axes)], "ungather": [(Type("real", (H.size, D)),)],
 }  # fmt: skip
 # Those that look at other ticks, or that an equation alone does not tell: each has tests of its own, here and in test_meaning.
