@@ -187,6 +187,7 @@ class Memory:
     window: int | None
     axes: tuple[Axis, ...]
     span: Span = _span()
+    shared: str | None = None  # by the sequences of a batch: the sum or mean of their gradients is what it learns from
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,9 @@ def _recurrence(found: Plan, step: Recurrence) -> list[str]:
     ends = {s.flush for s in found.unit.states if s.name in step.states} - {"carry"}
     if ends:
         lines.append(f"    flush   {', '.join(sorted(ends))}: what `finish` does with a partial period where the stream ends")
+    shared = {m.shared for m in found.unit.memories if m.state in step.states} - {None}
+    if shared:
+        lines.append(f"    shared  {', '.join(sorted(map(str, shared)))} of gradients: one state for all sequences of the batch")
     if form.transposed:
         lines.append("            (on the transposed state: the side that depends on it is the key side)")
     chunked = chunk_flops(found, step, form)

@@ -21,7 +21,7 @@ STATEMENTS = (
     tree.In, tree.Param, tree.Memory, tree.Equation, tree.Each, tree.For, tree.Chain,
     tree.Out, tree.Update, tree.Minimize,
 )  # fmt: skip
-CLAUSES = (tree.Key, tree.Value, tree.Minimize, tree.Update, tree.Reset, tree.Writes, tree.Flush)
+CLAUSES = (tree.Key, tree.Value, tree.Minimize, tree.Update, tree.Reset, tree.Writes, tree.Flush, tree.Shared)
 ASKS = (tree.Ask,)
 ITEMS = (tree.Import, tree.Const, tree.Block, tree.Rule, tree.Schedule, tree.Train)
 
@@ -172,6 +172,7 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "reset": _reset,
     "writes": lambda kids, span: tree.Writes(kids[1].text, span),
     "flush": lambda kids, span: tree.Flush(kids[1].text, span),
+    "shared": lambda kids, span: tree.Shared(kids[1].text, span),
     "update": lambda kids, span: tree.Update(kids[1], span, len(kids) > 2),
     "minimize": _minimize,
     "paced": lambda kids, span: tree.Step(kids[0], kids[2], span),

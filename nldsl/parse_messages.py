@@ -20,13 +20,13 @@ _GROUPS = (
     ({"NUMBER"}, {"NAME", "DOTTED", "NUMBER", "STRING", "MINUS", "LPAR", "LSQB", "LAST", "START"}, "an expression"),
     ({"PARAM"}, {"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT", "UPDATE", "MINIMIZE", "SCHEDULE", "NAME"},
      "a statement"),
-    ({"KEY"}, {"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES", "FLUSH"},
-     "a clause (key, value, minimize, update, reset, writes or flush)"),
+    ({"KEY"}, {"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES", "FLUSH", "SHARED"},
+     "a clause (key, value, minimize, update, reset, writes, flush or shared)"),
     ({"BLOCK"}, {"IMPORT", "CONST", "BLOCK", "RULE", "SCHEDULE", "TRAIN", END},
      "an item (import, const, block, rule, schedule or train)"),
 )  # fmt: skip
 
-_CLAUSES = frozenset({"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES", "FLUSH"})
+_CLAUSES = frozenset({"KEY", "VALUE", "RESET", "UPDATE", "MINIMIZE", "WRITES", "FLUSH", "SHARED"})
 _STATEMENTS = frozenset({"IN", "PARAM", "MEMORY", "EACH", "FOR", "CHAIN", "OUT"})
 
 # Words of other languages -> what to write; "block" also stands for it, "" is left out.

@@ -134,6 +134,8 @@ def print_stmt(stmt: tree.Stmt | tree.Clause | tree.Ask) -> str:
             return f"writes {how}"
         case tree.Flush(how):
             return f"flush {how}"
+        case tree.Shared(how):
+            return f"shared {how}"
     raise TypeError(f"not a statement: {stmt!r}")
 
 

@@ -2,7 +2,7 @@
 
     file   = (Import | Const | Block | Rule | Schedule | Train)*
     stmt   = In | Param | Memory | Equation | Each | For | Chain | Out | Update
-    clause = Key | Value | Minimize | Update | Reset | Writes | Flush
+    clause = Key | Value | Minimize | Update | Reset | Writes | Flush | Shared
     type   = RealType | IntType | BoolType | MapType | StoreType | LikeType | StructureType
     expr   = see `nldsl.tree_expr`
 
@@ -167,7 +167,15 @@ class Flush:
     span: Span = _span()
 
 
-Clause = Key | Value | Minimize | Update | Reset | Writes | Flush
+@dataclass(frozen=True)
+class Shared:
+    """`shared sum | mean`: one state for all sequences of a batch, and how it takes their gradients together."""
+
+    how: str
+    span: Span = _span()
+
+
+Clause = Key | Value | Minimize | Update | Reset | Writes | Flush | Shared
 
 
 # --- statements --------------------------------------------------------------------------------

@@ -121,7 +121,15 @@ def application(types: list[Type], attrs: Attrs) -> Type:
 
 def picked(types: list[Type], attrs: Attrs) -> Type:
     """An index as the vector that an operator maps to its column."""
+    if types[0].kind != "int":
+        raise Mismatch("a column is picked by an index", "int[n]", _plain(types[0]))
     return Type("real", (types[0].bound or ONE,), types[0].axes)
+
+
+def one_entry(types: list[Type], attrs: Attrs) -> Type:
+    if not is_number(types[0]):
+        raise Mismatch("this acts on a number", "real", _plain(types[0]))
+    return Type("real", (ONE,), types[0].axes)
 
 
 def transposition(types: list[Type], attrs: Attrs) -> Type:
@@ -316,7 +324,8 @@ _word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")
 _word("one_hot", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "1 at the index a, 0 elsewhere, shaped like b", user=False)
 _word("column", 2, picked, "1 at the index a, 0 elsewhere, in the precision of b", user=False)
 _word("unflatten", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "a in the shape of b", user=False)
-_word("entry", 1, lambda types, attrs: Type("real", (ONE,), types[0].axes), "a number as a vector of one entry", user=False)
+_word("entry", 1, one_entry, "a number as a vector of one entry", user=False)
 _word("ungather", 1, ungathered, "the first dimension as copies of an `each` again", user=False)
 _word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)
 _word("fold", 1, lambda types, attrs: types[0], "the sum or mean over the ticks of a period", user=False)
+_word("pool", 2, lambda types, attrs: types[1], "the sum or mean of a over the sequences of a batch, the same for each, shaped like b", user=False)

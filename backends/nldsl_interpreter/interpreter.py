@@ -170,8 +170,6 @@ class _Tick:
             return ungather(*args[0], result, e.attr("axis"))
         values = arguments(e.op, result, args)
         match e.op:
-            case "unflatten":
-                return values[0].unflatten(-1, sizes(result)[len(result.axes) :])
             case "column":
                 return (values[0].unsqueeze(-1) == torch.arange(sizes(result)[-1])).to(self.dtype)
             case "grad":
@@ -185,6 +183,9 @@ class _Tick:
                 return rotate(values[0], self.t)
             case "fold":
                 return self._fold(e, self._copies(values[0], result))
+            case "pool":
+                x = self._copies(values[0], result)
+                return (x.mean(0, keepdim=True) if e.attr("over") == "mean" else x.sum(0, keepdim=True)).expand_as(x)
             case "delay":
                 return self._past(e, "past", values[0], e.attr("ticks") + 1, True)[:, 0]
             case "conv":
@@ -205,7 +206,7 @@ class _Tick:
                 if part.op in ("delay", "conv", "attend", "fold"):
                     raise ValueError(f"`{part.op}` of what an objective computes from its memory has no meaning: {part.span.text}")
                 inner[part.name] = self.equation(part, inner)
-            loss = self.atom(objective.result, inner)[0].sum()  # copies do not touch each other's loss
+            loss = self.atom(objective.result, inner)[0].sum()  # of all sequences and copies
             return torch.autograd.grad(loss, fresh, create_graph=outer, materialize_grads=True)[0]
 
     def _solve(self, names: list[str], scope: Scope) -> None:

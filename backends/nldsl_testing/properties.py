@@ -324,13 +324,18 @@ def proof(subject: Subject, example: Example) -> None:
         raise Falsified("; ".join(d.message for d in found.violations))
 
 
+def _is_apart(subject: Subject) -> str | None:
+    shared = any(m.shared is not None for _, unit in subject.parts for m in unit.memories)
+    return "memories are shared by the sequences of a batch" if shared else None
+
+
 PROPERTIES: tuple[Property, ...] = (
     Property("proof", "each read depends only on earlier writes, proven for all ticks", proof, examples=0.01),
     Property("lowerings", "every lowering = interpreter: outputs, states, gradients", lowerings),
     Property("derivatives", "autodiff of the declared objectives = the derived updates", derivatives, examples=0.4, lowerings=("chosen",)),
     Property("splits", "any split into calls and steps, by any schedule = one call", splits),
     Property("causality", "a changed future changes no bit of the past, nor its gradients", causality, examples=0.6),
-    Property("batches", "a sequence alone = the same among others", batches, examples=0.5),
+    Property("batches", "a sequence alone = the same among others", batches, applies=_is_apart, examples=0.5),
     Property("cadence", "every memory changes at the ticks of its timeline, and at no other", cadence, examples=0.4, noise=(0.2, 1.0), values=VALUES[:1]),
     Property("endings", "the end of a stream does what `flush` says, once, at any tick", endings, applies=_ends, examples=0.4),
     Property("states", "saved and loaded at any tick, a state goes on bit for bit", states, examples=0.4),

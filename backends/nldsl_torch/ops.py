@@ -121,6 +121,9 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "fill":
             return f"{align(text(e.args[0]), type(e.args[0]), result)} * torch.ones_like({text(e.args[1])})" if not isinstance(
                 e.args[0], Num) else f"torch.full_like({text(e.args[1])}, {text(e.args[0])})"  # fmt: skip
+        case "pool":
+            x = f"torch.full_like({text(e.args[1])}, {text(e.args[0])})" if isinstance(e.args[0], Num) else aligned(0)
+            return f"pooled({x}, {text(e.args[1])}, {e.attr('over')!r})"
         case "one_hot":
             return f"F.one_hot({align(text(e.args[0]), type(e.args[0]), Type('int', (), result.axes))}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
         case "column":

@@ -81,6 +81,20 @@ PAGES = {
         _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by gd(1)  flush apply }\n  out y = S(k)\n}",
         _HEAD + "  memory S : d -> d every 4 { minimize -dot(S(k), x) by gd(1)  flush apply }\n  out y = S(k)\n}",
     ),
+    "NL413": error(
+        "no gradients to share",
+        "`shared sum` and `shared mean` give all sequences of a batch one state, which learns from the sum or mean of their gradients. They"
+        " stand beside `minimize`, not in a store or beside `update`; the memories of a rule are shared with the memory that it trains.",
+        _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by gd(1)  shared max }\n  out y = S(k)\n}",
+        _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by gd(1)  shared mean }\n  out y = S(k)\n}",
+    ),
+    "NL414": error(
+        "a shared memory that would differ",
+        "A memory with `shared` has one state for all sequences of a batch. Only its gradients come from all of them: whatever else its step"
+        " reads, rates, retentions and a memory it is reset to, must be the same for each, a number, a param or another shared memory.",
+        _HEAD + "  param r : d -> 1\n  memory S : d -> d { minimize -dot(S(k), x) by gd(sigmoid(r(x)))  shared mean }\n  out y = S(k)\n}",
+        _HEAD + "  param r : real\n  memory S : d -> d { minimize -dot(S(k), x) by gd(sigmoid(r))  shared mean }\n  out y = S(k)\n}",
+    ),
     "NL420": warning(
         "a param that no gradient reaches",
         "Every way from this param to an output passes through `stop`, `sign` or a whole number, so the outer objective"

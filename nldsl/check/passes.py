@@ -15,6 +15,7 @@ from nldsl.check.objectives import objectives
 from nldsl.check.ownership import ownership
 from nldsl.check.recurrences import recurrences
 from nldsl.check.shapes import Types
+from nldsl.check.sharing import sharing
 from nldsl.check.stability import stability
 from nldsl.core import Unit
 from nldsl.diagnostics import Diagnostic
@@ -27,6 +28,7 @@ TYPED: tuple[tuple[str, Pass], ...] = (
     ("initialisation", initialisation),
     ("ownership", ownership),
     ("objectives", objectives),
+    ("sharing", sharing),
     ("ranges", stability),
     ("gradient flow", gradient_flow),
 )

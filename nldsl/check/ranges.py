@@ -221,6 +221,12 @@ def _fold(e: Equation, r: Ranges) -> Interval:
     return hull(ZERO, times(a, Interval(1.0, float(every)))) if e.attr("over") == "sum" else hull(ZERO, a)
 
 
+def _pool(e: Equation, r: Ranges) -> Interval:
+    """A sum is of one sequence or of any number."""
+    a = r.of(e.args[0])
+    return a if e.attr("over") == "mean" else Interval(a.low if a.low >= 0 else -INF, a.high if a.high <= 0 else INF)
+
+
 def _abs(a: Interval) -> Interval:
     return Interval(0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), a.size)
 
@@ -295,6 +301,7 @@ TABLE: dict[str, Rule] = {
     "cross_entropy": lambda e, r: POSITIVE,
     "fill": _unary(_same),
     "fold": _fold,
+    "pool": _pool,
     "grad": _unknown,
 }
 
@@ -336,6 +343,7 @@ NORMS: dict[str, Callable[[Equation, Ranges], float]] = {
     "rope": _first_norm, "neg": _first_norm, "copy": _first_norm, "stop": _first_norm, "transpose": _first_norm,
     "delay": _first_norm, "flatten": _first_norm, "tanh": _first_norm, "relu": _first_norm, "abs": _first_norm,
     "mul": _scaled_norm, "scale_values": _scaled_norm, "add": _sum_norm, "sub": _sum_norm, "outer": _outer_norm,
+    "pool": lambda e, r: r.norm(e.args[0]) if e.attr("over") == "mean" else INF,
     "matmul": _outer_norm, "row_mean": _first_norm, "column_mean": _first_norm, "identity": _side_norm, "eigenvectors": _side_norm,
     "bfloat16": lambda e, r: r.norm(e.args[0]) * (1 + 2**-8) ** 2,
 }  # fmt: skip

@@ -145,7 +145,7 @@ def _rated_gradient(reading: Reading, atom: Atom) -> tuple[Atom | None, Equation
         rate, found, _one = _rated_gradient(reading, equation.args[0])
         every = next((s.every for s in reading.unit.states if s.name == equation.attr("memory")), 1)
         return rate, found, Interval(0.0, float(every) if equation.attr("over") == "sum" else 1.0)
-    if equation.op == "stop":
+    if equation.op == "stop" or (equation.op == "pool" and equation.attr("over") == "mean"):
         return _rated_gradient(reading, equation.args[0])
     return None, equation if equation.op == "grad" else None, ONE
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import count
 
 from nldsl import tree
-from nldsl.core import Atom, Num, Objective, Ref, Type
+from nldsl.core import Atom, Last, Num, Objective, Ref, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.elaborate.builder import Builder
 from nldsl.elaborate.constants import constant
@@ -186,6 +186,9 @@ class Learners(Structures):
         if learner.folds:
             gradient = self.b.emit("fold", (gradient,), expr.span, hint=f"{learner.memory}.g",
                                    memory=learner.memory, over=learner.over)  # fmt: skip
+        if learner.shared is not None:
+            gradient = self.b.emit("pool", (gradient, Last(learner.memory, expr.span)), objective.span, hint=f"{learner.memory}.g",
+                                   over=learner.shared)  # fmt: skip
         learner.gradients[at] = gradient
         return gradient
 

@@ -59,6 +59,7 @@ class Memories(Learners):
         if not binding.states:
             return  # its structure is wrong, and reported
         clauses = _by_kind(node, self.b)
+        shared = self._shared(node, clauses, scope)
         if isinstance(node.type, tree.StoreType):
             self._store(node, clauses, binding, scope)
             return
@@ -105,7 +106,7 @@ class Memories(Learners):
                 raise self.b.fail("NL402", f"`{spelled}` has no first value that is learned, to which a gradient would go straight", clauses[tree.Writes].span,
                                   expected="a first value that is learned", help="= learned, or writes stop")  # fmt: skip
             whole = Learner(Ref(""), Ref(""), "", None, scope.axes, every, offset, own and every > 1, cut=order == "first_order",
-                            given=given and learner is None, flush=flush, window=window)  # fmt: skip
+                            given=given and learner is None, flush=flush, window=window, shared=shared)  # fmt: skip
             self._minimize(node, minimize, spelled, binding, scope, whole)
         else:
             what = "a network has an objective" if update is not None else f"the memory `{spelled}` has no `minimize` and no `update`"
@@ -114,7 +115,7 @@ class Memories(Learners):
                               help="minimize 0.5 * sqnorm(M(k) - v) by gd(0.1)")  # fmt: skip
         for name in binding.states:
             state = next(s for s in self.b.states if s.name == name)
-            self.b.memories.append(Memory(name, name, parent, key, value, text, steps, None, state.type.axes, node.span))
+            self.b.memories.append(Memory(name, name, parent, key, value, text, steps, None, state.type.axes, node.span, shared))
 
     def _leaves(self, node: tree.Memory, binding: Remembered, scope: Scope, based: bool) -> list[tuple[Type, Any, bool]]:
         """Type, first value, and whether it is learned, of each state of a memory; one that starts from another has none to learn."""
@@ -257,6 +258,23 @@ class Memories(Learners):
         else:
             return clause.how, self.window(minimize.start, scope) if minimize.start is not None and every == 1 else None
         raise self.b.fail("NL412", what, clause.span, expected="`flush` beside `minimize`, in a memory with a period", help=help)
+
+    def _shared(self, node: tree.Memory, clauses: dict[type, Any], scope: Scope) -> str | None:
+        """How the sequences of a batch take their gradients together; None where each has a state of its own."""
+        clause = clauses.get(tree.Shared)
+        if clause is None:
+            return None
+        if isinstance(node.type, tree.StoreType):
+            what = "a store keeps the pairs of its own sequence"
+        elif scope.find_learner() is not None:
+            what = "a memory of a rule is shared where the memory that the rule trains is"
+        elif tree.Minimize not in clauses:
+            what = f"`{node.name.id}` takes no gradients, so the sequences of a batch have nothing to take together"
+        elif clause.how not in ("sum", "mean"):
+            what = f"the gradients of several sequences are not one by `{clause.how}`"
+        else:
+            return str(clause.how)
+        raise self.b.fail("NL413", what, clause.span, expected="shared sum, or shared mean, beside `minimize`")
 
     # --- objectives and rules --------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ class Learner:
     `every` and `offset` are the clock a memory of the rule inherits; `folds` says that the gradient is folded over it.
     `at` is where `g` is taken if not at `last`; with `cut` no outer gradient passes through it, with `given` none through the arguments
     of the steps either. `flush` and `window` are what
-    becomes of a partial period, and the window that may be one.
+    becomes of a partial period, and the window that may be one; `shared`, how gradients of several sequences are one.
     """
 
     last: Atom
@@ -120,6 +120,7 @@ class Learner:
     given: bool = False
     flush: str = "carry"
     window: int | None = None
+    shared: str | None = None
     gradients: dict[Atom, Atom] = field(default_factory=dict)
 
 

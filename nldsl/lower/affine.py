@@ -25,6 +25,12 @@ class NotLinear(Exception):
         self.why, self.span = why, span
 
 
+def alone(e: Equation) -> None:
+    """The algebra is that of one sequence."""
+    if e.op == "pool":
+        raise NotLinear("at every tick it learns from the other sequences of the batch", e.span)
+
+
 @dataclass(frozen=True)
 class Factor:
     """`number * Diag(values) X Diag(keys)`; None is the identity."""
@@ -155,6 +161,7 @@ class _Domain:
 
     def run(self, e: Equation) -> None:
         self.work.at(e.span)
+        alone(e)
         if self.work.types[e.name].kind == "map":
             made = self._operator(e)
             self.operators[e.name] = self._upright(made, e.span) if e.name in self.states else made

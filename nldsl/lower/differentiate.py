@@ -197,6 +197,7 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     "entry": (lambda w, a, y, c: w.total(c),),
     "unflatten": (lambda w, a, y, c: w.emit("flatten", c), lambda w, a, y, c: None),
     "fill": (lambda w, a, y, c: w.emit("sum", c), lambda w, a, y, c: None),
+    "pool": (None, lambda w, a, y, c: None),
 }  # fmt: skip
 
 
@@ -206,6 +207,8 @@ def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotange
         if axis not in work.type(forward.args[0]).axes and part.op == "gather":
             raise NotDifferentiable(part)  # one stream seen as equal copies
         return work.emit("ungather" if part.op == "gather" else "gather", cotangent, axis=axis)
+    if part.op == "pool" and index == 0:  # its own adjoint
+        return work.emit("pool", cotangent, forward.args[1], **dict(part.attrs))
     if part.op == "apply" and work.type(forward.args[1]).kind == "int":
         raise NotDifferentiable(part)  # a column is picked: that is no product
     result = work.type(Ref(forward.name))

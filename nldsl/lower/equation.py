@@ -246,6 +246,8 @@ def _period(plan: Plan, form: Form, e: Equation) -> str:
         if x.op == "fold":
             return f"{x.attr('over')} of its gradients"
         args = [text(y, depth + 1) for y in x.args]
+        if x.op == "pool":
+            return f"{x.attr('over')} over the batch of the {args[0]}"
         if x.op in INFIX:
             plain = f"{args[0]} {INFIX[x.op]} {args[1]}"
             return f"({plain})" if depth else plain

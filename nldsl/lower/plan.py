@@ -16,7 +16,7 @@ import networkx as nx
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.diagnostics import NlError
-from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, analyse
+from nldsl.lower.affine import Factor, Machine, NotLinear, Operator, alone, analyse
 from nldsl.lower.asked import in_vain
 from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
@@ -150,6 +150,8 @@ def best(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
         _exact(work, step)
         if any(states[s].every > 1 or states[s].reset is not None for s in step.states):
             return _windows(work, step, states)
+        for e in step.equations:
+            alone(e)
         _copies_fit(work, step)
         if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
             return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))
@@ -316,7 +318,8 @@ def _columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
     """An operator at an index: where it is no table that all ticks and copies share, a product with what picks the column."""
     work = Rewriter(unit, types)
     shared = {p.name for p in unit.params if not p.type.axes}
-    some = [i.name for i in unit.inputs if i.type.kind == "real"] or [p.name for p in unit.params]
+    given = {n: work.types[n] for n in (*(i.name for i in unit.inputs), *(p.name for p in unit.params))}
+    some = sorted((n for n, t in given.items() if t.kind in ("real", "map")), key=lambda n: len(given[n].axes))
     for e in ordered(unit.equations):
         if all(isinstance(a, Ref) and a.name in shared for a in e.args) and e.args and e.op not in ("grad", "fold") and e.name not in work.states:
             shared.add(e.name)

@@ -70,6 +70,12 @@ def _copied(unit: Unit, types: dict[str, Type], step: Recurrence) -> tuple[Unit,
         for name in (r for r, at in rounds.items() if at == n and inside[r].op == "apply"):
             operator, probe = inside[name].args
             equations[name] = replace(inside[name], args=(_renamed(operator, new), probe))
+    # A copy that no round reads is none.
+    asked = [a.name for e in equations.values() for a in e.args if not isinstance(a, Num)]
+    copied = {e.name: e for e in made}
+    reached = _ancestors(copied, [name for name in asked if name in copied])
+    made = [e for e in made if e.name in reached]
+    copies = {name: of for name, of in copies.items() if name in reached}
     added = tuple(replace(next(s for s in states if s.name == of), name=name) for name, of in copies.items())
     whole = replace(unit, equations=(*equations.values(), *made), states=(*unit.states, *added))
     spare = {e.name for e in made} | {n for n in operators if n not in core}

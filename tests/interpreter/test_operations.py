@@ -22,13 +22,14 @@ TYPES = [*REAL, TABLE, Type("map", (D, D)), Type("map", (D, D), (H,))]
 # What passes write only where the types fit each other, or what takes the number of a class.
 FITTING = {
     "apply": [(Type("map", (D, D)), CLASS), *itertools.product(TYPES[-2:], REAL[1::2])], "cross_entropy": [(t, CLASS) for t in REAL[1::2]],
-    "one_hot": [(CLASS, t) for t in REAL[1::2]], "unflatten": [(Type("real", (D * D,), t.axes), TABLE) for t in REAL[1::2]],
+    "column": [(CLASS, t) for t in REAL[:2]], "one_hot": [(CLASS, t) for t in REAL[1::2]], "unflatten": [(Type("real", (D * D,), t.axes), TABLE) for t in REAL[1::2]],
     "fill": [(number, t) for number in REAL[::2] for t in TYPES if set(number.axes) <= set(t.axes)], "ungather": [(Type("real", (H.size, D)),)],
 }  # fmt: skip
 # Those that look at other ticks, or that an equation alone does not tell: each has tests of its own, here and in test_meaning.
 OVER_TIME = {"count": "out y = x * count()", "delay": "out y = delay(x, 2)", "conv": "out y = conv(x, 2)", "rope": "out y = rope(x)",
              "attend": "memory A : store(d -> d) { key x  value x }  out y = A(x)", "index": "each h in 2 { z = h * x }  out y = flatten(z)",
-             "fold": "memory A : d -> d = zeros every 2 { minimize 0.5 * sqnorm(A(x) - x) over mean by gd(1) }  out y = A(x)"}  # fmt: skip
+             "fold": "memory A : d -> d = zeros every 2 { minimize 0.5 * sqnorm(A(x) - x) over mean by gd(1) }  out y = A(x)",
+             "pool": "memory A : d -> d = zeros { minimize 0.5 * sqnorm(A(x) - x) by gd(0.1)  shared mean }  out y = A(x)"}  # fmt: skip
 
 
 def arguments(op: str):

@@ -100,6 +100,7 @@ block deep(d, chunk = 16) {
         every chunk, project() every chunk
     writes stop
     flush apply
+    shared mean
   }
   memory F : mlp = learned every 4 {
     minimize sqnorm(F(x) - x) by gd(0.1)

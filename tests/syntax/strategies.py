@@ -77,7 +77,7 @@ places = name_exprs | node(tree.Index, name_exprs, exprs)
 resets = node(tree.Reset, names, st.none()) | st.builds(
     lambda period, to: tree.Reset("every", period, SPAN, to), exprs, optional(places)
 )
-clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), steps, updates, resets, node(tree.Writes, names), node(tree.Flush, names))
+clauses = st.one_of(node(tree.Key, exprs), node(tree.Value, exprs), steps, updates, resets, node(tree.Writes, names), node(tree.Flush, names), node(tree.Shared, names))
 equations = node(tree.Equation, declared, exprs)
 settings = node(tree.Equation, st.just(tree.Declared("schedule", None, SPAN)), exprs)
 hows = st.one_of(

@@ -39,7 +39,7 @@ def test_every_rule_has_a_builder():
 def test_reserved_words():
     reserved = (
         "import const block rule schedule train in param memory each for chain over out key value minimize by update reset "
-        "every offset last real int bool store like on else at start writes flush to"
+        "every offset last real int bool store like on else at start writes flush shared to"
     )
     assert set(tables().words) == set(reserved.split())
 
@@ -109,6 +109,7 @@ def test_forms_of_memories():
         reset every 64 to F[2]
         writes stop
         flush drop
+        shared mean
       }
       memory S : d -> d every 4 { update x over last }
       memory P : cell { key k }
@@ -119,12 +120,12 @@ def test_forms_of_memories():
     network, slow, plain, equation = file.items[0].body
     assert network.type == tree.StructureType(expr("mlp(d, 2)"), None)
     assert plain.type == tree.StructureType(tree.Name("cell", None), None)
-    minimize, reset, writes, flush = network.clauses
+    minimize, reset, writes, flush, shared = network.clauses
     assert (minimize.over, minimize.start) == ("mean", expr("8"))
     assert minimize.steps == (expr("gd(1)"), tree.Step(expr("project()"), expr("2 * 4"), None))
     assert minimize.steps[1].span.text == "project() every 2 * 4"
     assert (reset.when, reset.period, reset.to) == ("every", expr("64"), expr("F[2]"))
-    assert (writes.how, flush.how) == ("stop", "drop")
+    assert (writes.how, flush.how, shared.how) == ("stop", "drop", "mean")
     assert slow.clauses[0].sampled and slow.every == expr("4")
     (arg,) = equation.expr.args
     assert (arg.name, arg.value) == ("at", tree.Start(expr("4"), tree.Name("M", None), None))

@@ -101,6 +101,18 @@ def test_a_rule_that_reads_the_inputs_of_a_layer(spec, mistake) -> None:
         assert mistake(Run, columns, load_data(columns), folder, Ranks(0, 2)).code == "NL734"
 
 
+def test_a_memory_that_the_sequences_of_a_batch_share(text_file, tmp_path, mistake) -> None:
+    """Each process has some of the sequences only; one process has them all."""
+    text = TEXT.replace("by gd(0.3) }", "by gd(0.3)  shared mean }")
+    program = nldsl.load(text)
+    shared = train_spec(program, choose(program, None), {}, data=str(text_file), steps=2, run_dir=str(tmp_path / "run"), device="cpu", threads=1)
+    assert shared.shared == "F" and spec_of(text_file, tmp_path).shared is None
+    with RunFolder(shared.run_dir) as folder:
+        Run(shared, load_data(shared), folder)
+        diagnostic = mistake(Run, shared, load_data(shared), folder, Ranks(0, 2))
+    assert diagnostic.code == "NL734" and "`F` is one memory for all sequences" in diagnostic.message
+
+
 def test_the_parts_are_the_batch() -> None:
     x, y = torch.arange(12).view(6, 2), torch.arange(6)
     parts = [Ranks(rank, 3).rows(x, y) for rank in range(3)]

@@ -75,10 +75,11 @@ def train_spec(
     def build() -> nn.Module:
         return module(*elaborated.parts, compile=compile)
 
+    shared = next((m.name for unit in elaborated.units.values() for m in unit.memories if m.shared is not None), None)
     text = without_schedules(program.checked.file) + "".join(f"\n# -D {k}={v}" for k, v in sorted(sizes.items()))
     return TrainSpec(
         training.name, text, program.source.name, build, folder, objective=objective(program, training), wiring=training.wiring,
-        optimizer=routed(program, training.routes), device=device, **settings,
+        optimizer=routed(program, training.routes), device=device, shared=shared, **settings,
     )  # fmt: skip
 
 

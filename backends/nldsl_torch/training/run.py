@@ -52,6 +52,8 @@ class Run:
         self.optimizer = spec.optimizer.make(_unwrapped(self.model))
         if ranks.size > 1 and getattr(self.optimizer, "providers", None):
             raise cannot_share("a rule reads the inputs of a layer, and each process has those of its own sequences only")
+        if ranks.size > 1 and spec.shared is not None:
+            raise cannot_share(f"`{spec.shared}` is one memory for all sequences of a batch, and each process has its own sequences only")
         self.rates = [group.get("lr") for group in self.optimizer.param_groups]
         self.step = 0
         self.saved_step: int | None = None

@@ -36,7 +36,8 @@ class TrainSpec:
     `build` makes the model, with first values drawn from torch's random state: `model(x) -> logits [B, L, 256]`, with
     `state` and `return_state=True` also the state after it, `model.initial_state(batch)` and
     `model.step(x_t, state) -> (logits, state)`; or with the inputs and outputs that `wiring` says.
-    `objective(OUTPUTS, y)` is a scalar in nats, of what the model returns. The fields of
+    `objective(OUTPUTS, y)` is a scalar in nats, of what the model returns. `shared` names a memory of the model that all
+    sequences of a batch share. The fields of
     `identity` decide the numbers; the others may change between the parts of one run.
     """
 
@@ -66,6 +67,7 @@ class TrainSpec:
     sample_bytes: int = 400
     temperature: float = 0.8
     contexts: tuple[int, ...] | None = None
+    shared: str | None = None
 
     @property
     def context_lengths(self) -> tuple[int, ...]:

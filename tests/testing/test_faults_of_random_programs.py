@@ -53,6 +53,10 @@ PROGRAMS = {
     "an operator read at the stream before": main(
         "z = x + last M(x)  loss = 0.5 * sqnorm(z)\n  memory M : d -> d { minimize loss by gd(0.1) }\n  out y = start(2) M(last z)"),
     "a memory becomes the past": main("memory A : real[d] every 2 { update delay(x, 2) over last }  memory B : real[d] { update conv(x, 2) }  out y = start(4) A + last B + start(2) B"),
+    # Of two memories that one read joins, a copy was made of both and one of them read by nobody.
+    "two memories are read at what was read": main(
+        "memory A : d -> d { minimize -dot(A(unit(x)), x) by decay(sigmoid(mean(x))), gd(0.3) }\n"
+        "  memory B : d -> d { minimize -dot(B(unit(x)), x) by decay(0.9), gd(0.3) }\n  out y = B(last A(x) + last B(x)) + last A(x)"),
     # Its state had the prefix of the block's own states.
     "the value before of an output of a block": main(
         "b = part(x)  out y = last b.z + last b.m", "block part(d) { in x : real[d]  memory M : real[d] { update 0.5 * last M + x }  out m = M  out z = 2 * x }\n"),
