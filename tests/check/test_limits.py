@@ -71,9 +71,9 @@ def test_what_has_no_value_is_said():
     ids=["twice", "nested for", "nested chain", "blocks", "rules"],
 )  # fmt: skip
 def test_what_would_have_no_end_is_refused_in_seconds(codes, text):
-    start = time.monotonic()
+    start = time.process_time()
     assert "NL003" in codes(text)
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
 
 
 def test_names_of_a_for_in_a_chain_belong_to_the_step(codes):
