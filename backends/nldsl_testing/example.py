@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nldsl.core import Input
-from nldsl_testing.subject import Subject, Tensors, input_shape
+from nldsl_interpreter.values import sizes
+from nldsl_testing.subject import Subject, Tensors
 
 # How the inputs of all ticks are drawn. Of whole numbers `zeros` is 0 and `large` the largest.
 VALUES = ("normal", "repeated", "sparse", "zeros", "small", "large")
@@ -54,7 +55,7 @@ class Example:
         return {i.name: self._input(i, draw) for i in subject.inputs}
 
     def _input(self, given: Input, draw: torch.Generator) -> Tensor:
-        shape = (self.batch, self.ticks, *input_shape(given.type))
+        shape = (self.batch, self.ticks, *sizes(given.type))
         if given.type.kind == "int":
             bound = given.type.bound.integer if given.type.bound is not None and given.type.bound.integer else 2
             x = torch.randint(bound, shape, generator=draw)

@@ -77,15 +77,14 @@ def interpret(
 
 
 def compiled(
-    subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, lowering: str | None = None, inputs: Tensors | None = None,
-    pieces: bool = False,
-) -> Run:  # fmt: skip
-    """One run of a lowering.
+    subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, inputs: Tensors | None = None, pieces: bool = False
+) -> Run:
+    """One run of the lowering.
 
     With `pieces` in the calls of `example.cuts`, of which every other one is of the chosen lowering, and one tick is a `step`.
     """
     params = subject.parameters(example.seed, example.noise)
-    names = [example.lowering if lowering is None else lowering]
+    names = [example.lowering]
     names += ["chosen"] if pieces and names != ["chosen"] else []
     modules = [subject.fresh(n, {k: v.to(dtype) for k, v in params.items()}, dtype) for n in names]
     for n, p in modules[0].named_parameters():

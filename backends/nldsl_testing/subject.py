@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nldsl.core import Input, State, Type, Unit
+from nldsl.core import Input, State, Unit
 from nldsl.lower.lowerings import CHUNKS
 from nldsl.names import identifier
 from nldsl.program import Elaborated, Program
@@ -20,7 +20,6 @@ from nldsl.proof import Proof, prove
 from nldsl.source import Span
 from nldsl.timeline import Timeline, timeline
 from nldsl_interpreter import Interpreter
-from nldsl_interpreter.values import sizes as tensor_shape
 from nldsl_torch import runtime
 from nldsl_torch.build import build_source, load_module
 from nldsl_torch.build import classes as classes_of
@@ -187,10 +186,6 @@ class Subject:
     @property
     def file(self) -> str:
         return Path(self.program.source.name).name
-
-
-def input_shape(type: Type) -> tuple[int, ...]:
-    return () if type.kind == "int" and not type.shape else tensor_shape(type)
 
 
 def cut(inputs: Mapping[str, Tensor], start: int, stop: int) -> Tensors:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from nldsl.diagnostics import NlError
 from nldsl.program import Program
 from nldsl_testing.blame import first_wrong
 from nldsl_testing.example import Example, Space
@@ -119,23 +119,49 @@ def _block(
         return
     subjects = [Subject(program, block, s, compile=compile, dtypes=tuple(dtypes)) for s in small_sizes(program, block, sizes, budget.sizes, seed)]
     ticks = longest(subjects[0], budget.example)
+
+    def search(item: Property, seconds: float, tell: Callable[[int], None], examples: int) -> tuple[Search, Failure | None]:
+        space = Space(subjects, max(2, round(ticks * item.ticks)), item.batch, item.values, item.noise, item.lowerings)
+        found = Search(lambda e: check_example(item, space.subject(e), e), seconds, tell)
+        failure = found.run(space.examples(), examples, seed, space.firsts(), space.like)
+        if failure is not None:
+            lines = (*first_wrong(space.subject(failure.example), failure.example), *failure.lines)
+            failure = replace(failure, lines=tuple(dict.fromkeys(lines)))
+        return found, failure
+
+    yield from _each(block, node.span.where, asked, budget, lambda item: item.applies(subjects[0]), search, progress)
+
+
+def _rule(
+    program: Program, rule: str, structure: Mapping[str, Any], budget: Budget, seed: int, only: Sequence[str] | None, progress: Progress
+) -> Iterator[Outcome]:
+    subject = RuleSubject(program, rule, dict(structure))
+    asked = [p for p in RULE_PROPERTIES if only is None or p.name in only]
+
+    def search(item: RuleProperty, seconds: float, tell: Callable[[int], None], examples: int) -> tuple[Search, Failure | None]:
+        found = Search(lambda e: item.check(subject, e), seconds, tell)
+        failure = found.run(subject.examples(item), examples, seed)
+        return found, failure and replace(failure, lines=(subject.where,))
+
+    yield from _each(rule, subject.where, asked, budget, lambda item: item.applies(subject), search, progress)
+
+
+def _each(
+    name: str, where: str, asked: Sequence[Any], budget: Budget, applies: Callable[[Any], str | None],
+    search: Callable[[Any, float, Callable[[int], None], int], tuple[Search, Failure | None]], progress: Progress,
+) -> Iterator[Outcome]:  # fmt: skip
+    """The outcome of each property; what is left of the time is shared between those that are still to come."""
     clock = Clock(budget.seconds, sum(p.examples for p in asked))
     for item in asked:
-        why, count = item.applies(subjects[0]), max(1, round(budget.examples * item.examples))
-        outcome = Outcome(block, node.span.where, item.name, item.says, 0, 0.0, skipped=why)
-        yield outcome if why is not None else _try(outcome, subjects, item, count, clock.part(item.examples), max(2, round(ticks * item.ticks)), seed, progress)
+        outcome, count = Outcome(name, where, item.name, item.says, 0, 0.0, skipped=applies(item)), max(1, round(budget.examples * item.examples))
+        if outcome.skipped is None:
+            found, failure = search(item, clock.part(item.examples), partial(_tell, progress, name, item.name, count), count)
+            outcome = replace(outcome, examples=found.tried, seconds=time.monotonic() - found.start, failure=failure)
+        yield outcome
 
 
-def _try(
-    outcome: Outcome, subjects: Sequence[Subject], item: Property, examples: int, seconds: float, ticks: int, seed: int, progress: Progress
-) -> Outcome:
-    space = Space(subjects, ticks=ticks, batch=item.batch, values=item.values, noise=item.noise, lowerings=item.lowerings)
-    search = Search(lambda e: check_example(item, space.subject(e), e), seconds, lambda n: progress(outcome.subject, item.name, n, examples))
-    failure = search.run(space.examples(), examples, seed, space.firsts(), space.like)
-    if failure is not None:
-        lines = (*first_wrong(space.subject(failure.example), failure.example), *failure.lines)
-        failure = replace(failure, lines=tuple(dict.fromkeys(lines)))
-    return replace(outcome, examples=search.tried, seconds=time.monotonic() - search.start, failure=failure)
+def _tell(progress: Progress, name: str, item: str, count: int, tried: int) -> None:
+    progress(name, item, tried, count)
 
 
 def check_example(item: Property, subject: Subject, example: Example) -> None:
@@ -149,26 +175,6 @@ def check_example(item: Property, subject: Subject, example: Example) -> None:
     except Falsified as wrong:
         wrong.lines = subject.lines(*wrong.names)
         raise
-
-
-def _rule(
-    program: Program, rule: str, structure: Mapping[str, Any], budget: Budget, seed: int, only: Sequence[str] | None, progress: Progress
-) -> Iterator[Outcome]:
-    subject = RuleSubject(program, rule, dict(structure))
-    asked: list[RuleProperty] = [p for p in RULE_PROPERTIES if only is None or p.name in only]
-    clock = Clock(budget.seconds, sum(p.examples for p in asked))
-    for item in asked:
-        why, count = item.applies(subject), max(1, round(budget.examples * item.examples))
-        outcome = Outcome(rule, subject.where, item.name, item.says, 0, 0.0, skipped=why)
-        if why is not None:
-            yield outcome
-            continue
-        search = Search(lambda e, item=item: item.check(subject, e), clock.part(item.examples),  # type: ignore[misc]
-                        lambda n, item=item, count=count: progress(rule, item.name, n, count))  # type: ignore[misc]  # fmt: skip
-        failure = search.run(subject.examples(item), count, seed)
-        if failure is not None:
-            failure = replace(failure, lines=(subject.where,))
-        yield replace(outcome, examples=search.tried, seconds=time.monotonic() - search.start, failure=failure)
 
 
 class Clock:
@@ -198,4 +204,4 @@ def longest(subject: Subject, seconds: float) -> int:
     return max(6, min(80, int(4 * seconds / max(time.process_time() - start, 1e-4))))
 
 
-__all__ = ["NAMES", "Budget", "NlError", "Outcome", "Report", "check_example", "verify"]
+__all__ = ["NAMES", "Budget", "Outcome", "Report", "check_example", "verify"]

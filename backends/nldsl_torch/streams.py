@@ -64,16 +64,20 @@ def norm(x: Tensor) -> Tensor:
     return (w * ((w * w).mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
 
 
-class _Inverse(torch.autograd.Function):
-    generate_vmap_rule = True
+class _OfResult(torch.autograd.Function):
+    """A function with a gradient that is computed from its result."""
 
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return 1.0 / x
+    generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx, inputs, output: Tensor) -> None:
         ctx.save_for_backward(output)
+
+
+class _Inverse(_OfResult):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 1.0 / x
 
     @staticmethod
     def backward(ctx, d: Tensor) -> Tensor:
@@ -86,16 +90,10 @@ def inverse(x: Tensor) -> Tensor:
     return _Inverse.apply(x)
 
 
-class _Root(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Root(_OfResult):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x.sqrt()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output: Tensor) -> None:
-        ctx.save_for_backward(output)
 
     @staticmethod
     def backward(ctx, d: Tensor) -> Tensor:

@@ -70,20 +70,19 @@ def _copied(unit: Unit, types: dict[str, Type], step: Recurrence) -> tuple[Unit,
         for name in (r for r, at in rounds.items() if at == n and inside[r].op == "apply"):
             operator, probe = inside[name].args
             equations[name] = replace(inside[name], args=(_renamed(operator, new), probe))
-    # A copy that no round reads is none.
-    asked = [a.name for e in equations.values() for a in e.args if not isinstance(a, Num)]
-    copied = {e.name: e for e in made}
-    reached = _ancestors(copied, [name for name in asked if name in copied])
-    made = [e for e in made if e.name in reached]
+    # A copy that no round reads is none, and an operator that only later rounds read is none of the first.
+    spare = {e.name: e for e in made} | {n: inside[n] for n in operators if n not in core}
+    rest = [e for e in equations.values() if e.name not in spare]
+    asked = [a.name for atoms in (*(e.args for e in rest), tuple(a for _, a in unit.outputs)) for a in atoms if not isinstance(a, Num)]
+    reached = _ancestors(spare, [name for name in asked if name in spare])
     copies = {name: of for name, of in copies.items() if name in reached}
     added = tuple(replace(next(s for s in states if s.name == of), name=name) for name, of in copies.items())
-    whole = replace(unit, equations=(*equations.values(), *made), states=(*unit.states, *added))
-    spare = {e.name for e in made} | {n for n in operators if n not in core}
-    return _without_unread(whole, spare - set(copies)), known, copies
+    kept = tuple(e for e in (*equations.values(), *made) if e.name not in spare or e.name in reached)
+    return replace(unit, equations=kept, states=(*unit.states, *added)), known, copies
 
 
 def _ancestors(inside: dict[str, Equation], names: list[str]) -> set[str]:
-    """The equations of a group that its states are made of."""
+    """Names of a group, and all in it that they are made of."""
     found, stack = set(names), list(names)
     while stack:
         for atom in inside[stack.pop()].args:
@@ -114,13 +113,3 @@ def _rounds(inside: dict[str, Equation], core: set[str], types: dict[str, Type])
 def _renamed(atom: Atom, names: dict[str, str]) -> Atom:
     return replace(atom, name=names[atom.name]) if isinstance(atom, (Ref, Last)) and atom.name in names else atom
 
-
-def _without_unread(unit: Unit, spare: set[str]) -> Unit:
-    """Without those of the `spare` equations that nothing reads."""
-    equations = list(unit.equations)
-    while True:
-        read = {a.name for e in equations for a in e.args if not isinstance(a, Num)} | {a.name for _, a in unit.outputs if not isinstance(a, Num)}
-        kept = [e for e in equations if e.name not in spare or e.name in read]
-        if len(kept) == len(equations):
-            return replace(unit, equations=tuple(kept))
-        equations = kept

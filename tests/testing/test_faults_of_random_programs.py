@@ -1,7 +1,7 @@
 """Faults that random programs have found, as small as they could be made."""
 
 import pytest
-from program_cases import Subject, check_calls, mistakes
+from program_cases import EXAMPLE, check, finite, subject
 
 NETWORK = "block net(d) { in x : real[d]  param up : d -> 4  param down : 4 -> d  out y = down(tanh(up(x))) }\n"
 ONE = "block line(a, b) { in x : real[a]  param up : a -> 4  param down : 4 -> b  out y = norm(down(tanh(up(x)))) }\n"
@@ -71,19 +71,20 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("text", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_fault_stays_away(text: str) -> None:
-    subject = Subject(text)
-    assert mistakes(subject) == []
-    assert check_calls(subject) == []
+    made = subject(text)
+    assert finite(made)
+    check(made)
 
 
 def test_a_first_value_is_of_the_type_of_the_module() -> None:
     """To all digits, which the bound of the comparison does not ask for."""
-    module = Subject(main("memory M : real[d] = 0.1 { update last M + x }  out y = M")).module
-    assert (module.initial_state(1)["M"] == 0.1).all()
+    made = subject(main("memory M : real[d] = 0.1 { update last M + x }  out y = M"))
+    assert (made.initial_state(made.module(), 1)["M"] == 0.1).all()
 
 
 def test_a_slow_memory_becomes_what_was_some_ticks_ago() -> None:
     """`delay` counts ticks, not the steps of the memory that becomes it."""
-    subject = Subject(main("memory A : real[d] every 2 { update delay(x, 2) over last }  out y = A", sizes="d = 1"))
-    x, y = subject.inputs["x"][0, :, 0], subject.call(subject.inputs)["y"][0, :, 0]
+    made = subject(main("memory A : real[d] every 2 { update delay(x, 2) over last }  out y = A", sizes="d = 1"))
+    given = EXAMPLE.inputs(made)
+    x, y = given["x"][0, :, 0], made.call(made.module(), given)[0]["y"][0, :, 0]
     assert y.tolist() == [0, 0, 0, *(x[t - 1 - t % 2].item() for t in range(2, 10))]
