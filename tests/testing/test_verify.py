@@ -247,6 +247,7 @@ def test_bounds():
     assert runs.allowed(torch.float64, 1e-3) < 1e-3  # a badly conditioned run is still wrong where digits are
     assert runs.allowed(torch.float32, 0.0) < 1e-5
     assert runs.allowed(torch.bfloat16, 0.0) < 0.5
+    assert 1e30 < runs.allowed(torch.bfloat16, 1.0) < float("inf")  # no digit is left: any number, but a number
 
 
 def test_memory_that_nobody_wrote_is_no_number():
