@@ -260,8 +260,8 @@ def finite(subject: Subject, example: Example) -> None:
 
 
 def _undefined(subject: Subject, example: Example, kind: str, name: str) -> bool:
-    """Whether the interpreter in float64 gives no number there either, so that nothing has merely overflowed."""
-    run = interpret(subject, example)
+    """Whether the interpreter gives none in float64 and with usual params either, so that nothing has merely overflowed."""
+    run = interpret(subject, replace(example, noise=min(example.noise, 1.0)))
     v = run.y.get(name) if kind == "output" else run.state.get(name) if kind == "state" else run.gradients(run.weights()).get(name)
     return v is not None and bool(v.isnan().any())
 

@@ -16,6 +16,8 @@ from nldsl_testing.subject import Subject, Tensors, cut
 
 # Gradients of values in bfloat16 are in bfloat16 too, and in which order they are summed is not said.
 ROUNDED = FACTOR * 2.0**-9
+# A run that has lost so much has no digit left; a change that shows how much faster than itself an error grows.
+NOTHING, MOVED = 0.1, 2.0**-40
 
 
 class Falsified(AssertionError):
@@ -67,13 +69,22 @@ def reals(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def interpret(
-    subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, by: Interpreter | None = None, inputs: Tensors | None = None
-) -> Run:
-    """One run of the interpreter, in one call."""
-    params = {n: p.to(dtype).requires_grad_(n in subject.trained) for n, p in subject.parameters(example.seed, example.noise).items()}
-    x = given(example.inputs(subject) if inputs is None else inputs, dtype)
+    subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, by: Interpreter | None = None, inputs: Tensors | None = None,
+    moved: float = 0.0,
+) -> Run:  # fmt: skip
+    """One run of the interpreter, in one call; with all that it is given `moved` by such a part of itself."""
+    params, x = subject.parameters(example.seed, example.noise), example.inputs(subject) if inputs is None else inputs
+    if moved:
+        draw = torch.Generator().manual_seed(example.seed)
+        params, x = ({n: _moved(v, moved, draw) for n, v in part.items()} for part in (params, x))
+    params = {n: p.to(dtype).requires_grad_(n in subject.trained) for n, p in params.items()}
+    x = given(x, dtype)
     y, state = (by or subject.interpreter).run(params, x)
     return Run(y, state, reals({**params, **x}))
+
+
+def _moved(x: Tensor, part: float, draw: torch.Generator) -> Tensor:
+    return x * (1 + part * torch.randn(x.shape, generator=draw, dtype=torch.float64)) if x.is_floating_point() else x
 
 
 def compiled(
@@ -153,12 +164,25 @@ def groups(subject: Subject, found: Run, wanted: Run, gradients: bool) -> dict[s
 
 
 def rounding(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype, gradients: bool) -> dict[str, dict[str, float]]:
-    """How far the interpreter in `dtype`, in float32 where that is float64, is from itself in float64, by group and name."""
+    """How far the interpreter in `dtype`, in float32 where that is float64, is from itself in float64, by group and name.
+
+    Where float32 has no digit left that says nothing of float64: there it is at least what float32 would lose if errors grew on.
+    """
+
+    def lost(own: Run, part: float = 1.0, most: float = float("inf")) -> dict[str, dict[str, float]]:
+        found = {group: distances(a, b, small_part(dtype)) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
+        return {group: {n: min(far / part, most) for n, far in off.items()} for group, off in found.items()}
+
     try:
-        own = interpret(subject, example, torch.float32 if dtype == torch.float64 else dtype)
-        return {group: distances(a, b, small_part(dtype)) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
+        if dtype != torch.float64:
+            return lost(interpret(subject, example, dtype))
+        off = lost(interpret(subject, example, torch.float32), most=1.0)
     except RuntimeError:  # an operation that torch lacks in this dtype
         return {group: {} for group in ("output", "state", "gradient of")}
+    if max((far for group in off.values() for far in group.values()), default=0.0) < NOTHING:
+        return off
+    grown = lost(interpret(subject, example, moved=MOVED), MOVED / torch.finfo(torch.float32).eps)
+    return {group: {n: max(far, grown[group][n]) for n, far in part.items()} for group, part in off.items()}
 
 
 def allowed(dtype: torch.dtype, lost: float) -> float:
@@ -166,8 +190,7 @@ def allowed(dtype: torch.dtype, lost: float) -> float:
     eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
         return max(TOLERANCE, FACTOR * lost * eps / torch.finfo(torch.float32).eps)
-    # Where no digit of the interpreter's is left, any number will do.
-    return FACTOR * max(lost, eps) if lost < 1 else torch.finfo(torch.float64).max
+    return FACTOR * max(lost, eps) if lost < NOTHING else torch.finfo(torch.float64).max
 
 
 @contextmanager

@@ -250,6 +250,21 @@ def test_bounds():
     assert 1e30 < runs.allowed(torch.bfloat16, 1.0) < float("inf")  # no digit is left: any number, but a number
 
 
+@pytest.mark.parametrize(
+    ("name", "of", "example"),
+    [
+        # Keys of one channel have unit norm whatever they are: in bfloat16 nothing is left of their gradients.
+        ("delta_net", "precision", Example((("d", 4), ("heads", 4)), "every recurrence by loop", batch=2, cuts=(5, 1, 4), seed=4)),
+        # Chaotic: an error grows by 1e9 in 45 ticks.
+        ("moneta", "lowerings", Example((("d", 4), ("heads", 1), ("window", 2), ("p", 4), ("q", 3)), cuts=(45,), noise=1.0)),
+        # The memory leaves the range of float64, as it learns with a network of weights of 30.
+        ("titans_mal", "finite", Example((("d", 4), ("heads", 2), ("window", 2), ("chunk", 2), ("persistent", 2)), cuts=(17,), values="sparse", noise=30.0)),
+    ],
+)  # fmt: skip
+def test_what_no_digit_decides_is_no_alarm(name, of, example):
+    testing.check(ROOT / f"examples/{name}.nl", of, name, example)
+
+
 def test_memory_that_nobody_wrote_is_no_number():
     with runs.poisoned():
         assert torch.empty(4).isnan().all() and torch.zeros(3).new_empty(2).isnan().all()
