@@ -4,11 +4,12 @@
     titans-plain  the same without the norms
     ttt           TTT-Linear, window 16, against fla's reference
     decode        one `step` of examples/hope.nl against the same arithmetic written by hand
-    compile       first call of examples/hope.nl with compile=True and an empty cache
+    compile       first call of examples/hope_lm.nl with compile=True and an empty cache, at several depths
 
 Each is checked for equality first, gradients included, and not measured where it differs. Then both alternate in one process. Run:
 
     python benchmarks/deep_memory.py titans --lengths 2048 8192
+    python benchmarks/deep_memory.py ttt --compile
     python benchmarks/deep_memory.py decode compile
 
 `pip install --no-deps titans-pytorch tensordict assoc-scan einx einops` and fla-core; what is not installed is left out with a note.
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,7 +104,7 @@ def like(theirs: Tensor, mine: Tensor) -> Tensor:
     return theirs.mT if theirs.dim() == mine.dim() == 3 else theirs.view(mine.shape)
 
 
-def titans(dtype: torch.dtype, device: str, plain: bool = False) -> Pair:
+def titans(dtype: torch.dtype, device: str, compile: bool = False, plain: bool = False) -> Pair:
     from titans_pytorch import NeuralMemory
     from titans_pytorch.memory_models import MemoryMLP
 
@@ -114,7 +116,7 @@ def titans(dtype: torch.dtype, device: str, plain: bool = False) -> Pair:
     spec = TITANS.replace("BODY", PLAIN if plain else RESIDUAL)
     for name in ("STORE", "READ"):
         spec = spec.replace(name, "x" if plain else f"rms(x, n = d, eps = {torch.finfo(dtype).eps:.30f})")
-    ours = nldsl.load(spec).module("lmm", device=device, dtype=dtype)
+    ours = nldsl.load(spec).module("lmm", device=device, dtype=dtype, compile=compile)
     p = dict(ours.named_parameters())
     mine = [p[n] for n in ("Wk", "Wv", "Wq", "ws", "wm", "wd", "wg")]
     layers = (peer.to_keys, peer.to_values, peer.to_queries, peer.to_adaptive_step, peer.to_momentum, peer.to_decay_factor, peer.retrieve_gate)
@@ -131,12 +133,12 @@ def titans(dtype: torch.dtype, device: str, plain: bool = False) -> Pair:
     return Pair(ours, lambda x: peer(x)[0], lambda T: [random((1, T, 256), 1, dtype, device).requires_grad_()], (mine, theirs))
 
 
-def ttt(dtype: torch.dtype, device: str) -> Pair:
+def ttt(dtype: torch.dtype, device: str, compile: bool = False) -> Pair:
     """fla weighs all keys a query sees with the query's own rate; where a window has one rate that is the published rule."""
     file = importlib.metadata.distribution("fla-core").locate_file("fla/ops/ttt/naive.py")
     rule = load(Path(file), "fla_ttt_naive").chunk_ttt_linear_ref
     H, D = 4, 64
-    ours = nldsl.load(TTT).module("ttt", heads=H, dk=D, device=device, dtype=dtype)
+    ours = nldsl.load(TTT).module("ttt", heads=H, dk=D, device=device, dtype=dtype, compile=compile)
     with torch.no_grad():
         ours.gamma.copy_(1 + 0.1 * random((H, D), 5, dtype, device))
         ours.beta.copy_(0.1 * random((H, D), 6, dtype, device))
@@ -157,7 +159,7 @@ def ttt(dtype: torch.dtype, device: str) -> Pair:
     return Pair(lambda q, k, v, rate: ours(q, k, v, rates(rate, q.shape[1])), theirs, inputs, (params, params))
 
 
-PAIRS = {"titans": titans, "titans-plain": lambda dtype, device: titans(dtype, device, plain=True), "ttt": ttt}
+PAIRS = {"titans": titans, "titans-plain": partial(titans, plain=True), "ttt": ttt}
 
 
 def results(f: Callable, xs: list[Tensor], params: list[Tensor]) -> list[Tensor]:
@@ -165,11 +167,11 @@ def results(f: Callable, xs: list[Tensor], params: list[Tensor]) -> list[Tensor]
     return [y.detach(), *torch.autograd.grad(y, [*xs, *params], random(tuple(y.shape), 9, y.dtype, str(y.device)))]
 
 
-def check(make: Callable, device: str) -> tuple[float, float]:
+def check(make: Callable, device: str, compile: bool) -> tuple[float, float]:
     """Largest RMS(difference) / RMS(reference) of output and gradients, as (float64, float32 where the reference is float32)."""
     worst = []
     for dtype in (torch.float64, torch.float32):
-        pair = make(dtype, device)
+        pair = make(dtype, device, compile)
         a = results(pair.ours, pair.inputs(336), pair.params[0])
         b = results(pair.peer, pair.inputs(336), pair.params[1])
         b[len(b) - len(pair.params[0]) :] = [like(y, x) for x, y in zip(pair.params[0], b[len(b) - len(pair.params[0]) :], strict=True)]
@@ -189,11 +191,12 @@ def once(f: Callable, xs: list[Tensor], params: list[Tensor], device: str) -> fl
 def peak(task: str, who: str, T: int, args: argparse.Namespace) -> float:
     """Growth of the peak memory over one forward + backward, in MiB: of the device, or of a fresh process (after a small warm-up)."""
     command = [sys.executable, __file__, task, "--memory-of", who, "--lengths", str(T), "--threads", str(args.threads), "--device", args.device]
+    command += ["--compile"] if args.compile and who == "nldsl" else []
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def measure_peak(args: argparse.Namespace) -> float:
-    pair = PAIRS[args.tasks[0]](torch.float32, args.device)
+    pair = PAIRS[args.tasks[0]](torch.float32, args.device, args.compile)
     f, params = (pair.ours, pair.params[0]) if args.memory_of == "nldsl" else (pair.peer, pair.params[1])
     gpu = args.device == "cuda"
     for T in (192, args.lengths[0]):
@@ -207,7 +210,7 @@ def measure_peak(args: argparse.Namespace) -> float:
 
 def compare(task: str, args: argparse.Namespace) -> int:
     try:
-        exact, single = check(PAIRS[task], args.device)
+        exact, single = check(PAIRS[task], args.device, args.compile)
     except (ImportError, OSError) as why:
         print(f"{task} left out: {why}")
         return 0
@@ -217,7 +220,7 @@ def compare(task: str, args: argparse.Namespace) -> int:
         return 1
     print("| task | T | what | least ms | median ms | ratio of least, of medians | peak MiB |\n|---|---|---|---|---|---|---|")
     for T in args.lengths:
-        pair = PAIRS[task](torch.float32, args.device)
+        pair = PAIRS[task](torch.float32, args.device, args.compile)
         xs = pair.inputs(T)
         both = {"nldsl": (pair.ours, pair.params[0]), "reference": (pair.peer, pair.params[1])}
         times: dict[str, list[float]] = {who: [] for who in both}
@@ -354,16 +357,27 @@ def decode(args: argparse.Namespace) -> int:
 
 
 def compile_time(args: argparse.Namespace) -> int:
-    """The first call with an empty cache, in this process, and one at another length."""
+    """First calls with an empty cache, each depth in a process of its own."""
+    command = [sys.executable, __file__, "compile", "--device", args.device, "--threads", str(args.threads), "--lengths", *map(str, args.lengths)]
+    return max(subprocess.run([*command, "--layers", str(n)], check=False).returncode for n in (args.layers or (1, 4)))
+
+
+def first_calls(args: argparse.Namespace) -> int:
+    """The first call of hope_lm with an empty cache, in this process, the next, and one at another length."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        module = nldsl.load(str(ROOT / "examples/hope.nl")).module("hope", d=64, vocab=64, device=args.device, compile=True)
-        for T in (args.lengths[0], args.lengths[0] // 2 + 3):
-            tokens = torch.randint(0, 64, (2, T + 1), device=args.device)
-            start = time.perf_counter()
-            y = module(tokens[:, :-1], tokens[:, 1:])
-            (y["loss"] if isinstance(y, dict) else y).mean().backward()
-            print(f"compile: hope, first call at T = {T}: {time.perf_counter() - start:.1f} s")
+        (layers,), T = args.layers, args.lengths[0] // 4
+        for compile in (False, True):
+            module = nldsl.load(str(ROOT / "examples/hope_lm.nl")).module("hope_lm", d=96, layers=layers, heads=2, device=args.device, compile=compile)
+            taken = []
+            for ticks in (T, T, T // 2 + 3):
+                tokens = torch.randint(0, 256, (2, ticks + 1), device=args.device)
+                start = time.perf_counter()
+                module(tokens[:, :-1], tokens[:, 1:])["loss"].mean().backward()
+                sync(args.device)
+                taken.append(time.perf_counter() - start)
+            print(f"hope_lm, {layers} layers, {'compiled' if compile else 'eager'}: first call at T = {T} {taken[0]:.1f} s, second {taken[1]:.2f}, "
+                  f"first at T = {T // 2 + 3} {taken[2]:.2f}", flush=True)  # fmt: skip
     return 0
 
 
@@ -375,6 +389,8 @@ def main() -> int:
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--seconds", type=float, default=8.0, help="measuring time a length (at least 3 rounds)")
     ap.add_argument("--no-memory", action="store_true")
+    ap.add_argument("--compile", action="store_true", help="torch.compile what can be: regions and whole windows")
+    ap.add_argument("--layers", type=int, nargs=1, help="of hope_lm, for one depth")
     ap.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
@@ -382,7 +398,7 @@ def main() -> int:
         print(measure_peak(args))
         return 0
     print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s)")
-    other = {"decode": decode, "compile": compile_time}
+    other = {"decode": decode, "compile": first_calls if args.layers else compile_time}
     failed = [task for task in args.tasks or [*PAIRS, *other] if (other[task](args) if task in other else compare(task, args))]
     return 1 if failed else 0
 

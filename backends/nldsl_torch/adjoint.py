@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from nldsl_torch.adjoint_lines import CONSTANT, Branch, Inside, Item, Op, is_number, made, parts_of, with_operands
-from nldsl_torch.adjoint_rules import RULES, Rule
+from nldsl_torch.adjoint_rules import RULES, SEVERAL, Rule
 from nldsl_torch.adjoint_shapes import Shape, shape_of
 
 
@@ -49,8 +49,11 @@ class Adjoint:
         self.constant: set[str] = set()  # tensors without gradients
         self.merged: set[str] = set()  # names that both sides of a branch assign
 
-    def write(self, name: str, numbers: Sequence[str], lines: Sequence[str], outputs: Sequence[str], doc: str) -> list[str]:
-        """`name(numbers, inputs) -> (outputs, tensors kept, objects kept)` and its reverse `name_back`."""
+    def write(self, name: str, numbers: Sequence[str], lines: Sequence[str], outputs: Sequence[str], doc: str, fused: Callable[[str], str]) -> list[str]:
+        """`name(numbers, inputs) -> (outputs, tensors kept, objects kept)` and its reverse `name_back`.
+
+        `fused` gives further arguments of the decorator for the text of the function.
+        """
         items = self._slopes(self._read(lines))
         given = [self.fresh(f"d {o}") for o in outputs]
         back: list[str] = []
@@ -74,8 +77,8 @@ class Adjoint:
         forward = self._forward(items)
         out = [f"def {name}_back({', '.join([*numbers, *self.inputs, *kept, *taken, *given])}):", f'    """Gradients of `{name}`."""',
                *(f"    {line}" for line in [*head, *back]), f"    return {_tuple(returned)}", "", ""]  # fmt: skip
-        out += [f"@reversible({name}_back, {len(numbers)})", f"def {name}({', '.join([*numbers, *self.inputs])}):", f'    """{doc}"""']
-        return [*out, *(f"    {line}" for line in forward), f"    return {_tuple(outputs)}, {_tuple(kept)}, {_tuple(objects)}"]
+        out += [f"@reversible({name}_back, {len(numbers)}{fused(chr(10).join(forward))})", f"def {name}({', '.join([*numbers, *self.inputs])}):"]
+        return [*out, f'    """{doc}"""', *(f"    {line}" for line in forward), f"    return {_tuple(outputs)}, {_tuple(kept)}, {_tuple(objects)}"]
 
     # --- lines to operations -----------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class Adjoint:
 
     def _operation(self, items: list[Item], targets: tuple[str, ...], node: ast.expr, temporary: bool = False) -> None:
         parts = parts_of(node)
-        if parts is None or parts[0] not in RULES or len(targets) > 1:
+        if parts is None or parts[0] not in RULES or (len(targets) > 1) != (parts[0] in SEVERAL):
             op = Op(targets, node, "taped", tuple(self._names(node, self.active)), (), temporary)
         else:
             kind, operands, constants = parts
@@ -153,7 +156,7 @@ class Adjoint:
         self.active |= set(targets)
         self.merged |= {t for t in targets if t in self.producer or t in self.constant}
         self.producer |= dict.fromkeys(targets, op)
-        if op.kind != "taped" and targets[0] not in self.merged:
+        if op.kind not in ("taped", *SEVERAL) and targets[0] not in self.merged:
             self.sizes[targets[0]] = self._size(op)
 
     def _size(self, op: Op) -> Shape:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CONSTANT = {"new_zeros", "new_ones", "new_full", "detach", "zeros_like", "ones_like", "full_like", "shape", "dtype", "device"}
+CONSTANT = {"new_zeros", "new_ones", "new_full", "detach", "zeros_like", "ones_like", "full_like", "sign", "shape", "dtype", "device"}
 
 
 @dataclass
@@ -37,7 +37,8 @@ def made(lines: Sequence[str]) -> set[str]:
 
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}
-METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand"}
+METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand", "abs", "softmax"}
+FUNCTIONS = {"gelu", "softplus", "linear"}  # of torch.nn.functional
 
 
 def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | None:
@@ -63,8 +64,14 @@ def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | No
             return "cat", parts, (ast.unparse(dim),)
         case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="addcmul"), args=args):
             return "addcmul", args, ()
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="F"), attr="gelu"), args=[a]):
-            return "gelu", [a], ()
+        case ast.BinOp(left=a, op=ast.Pow(), right=exponent) if is_number(ast.unparse(exponent)):
+            return "pow", [a], (ast.unparse(exponent),)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="F"), attr=function), args=args) if function in FUNCTIONS:
+            return function, args, ()
+        case ast.Call(func=ast.Attribute(value=a, attr="chunk"), args=[_, dim]):
+            return "chunk", [a], (ast.unparse(dim),)
+        case ast.Call(func=ast.Name(id="decay_ends"), args=[a]):
+            return "decay_ends", [a], ()
         case ast.Call(func=ast.Attribute(value=a, attr=method), args=args, keywords=keywords) if method in METHODS:
             return method, [a], tuple(ast.unparse(x) for x in (*args, *keywords))
         case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("inverse", "norm", "root", "unit"):
@@ -94,7 +101,7 @@ def with_operands(node: ast.expr, kind: str, names: list[ast.expr]) -> ast.expr:
         case ast.Call(func=func, args=args, keywords=keywords):
             if kind == "cat":
                 return ast.Call(func, [ast.List(names), args[1]], keywords)
-            if kind in METHODS and isinstance(func, ast.Attribute) and kind == func.attr:
+            if kind in {*METHODS, "chunk"} and isinstance(func, ast.Attribute):
                 return ast.Call(ast.Attribute(names[0], func.attr), args, keywords)
             return ast.Call(func, [*names, *args[len(names) :]], keywords)
     return names[0]

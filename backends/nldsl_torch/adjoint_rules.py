@@ -122,6 +122,11 @@ def _entrywise(text: str) -> Rule:
     return rule
 
 
+def _pow(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    exponent = float(op.constants[0].strip("()"))
+    to.give(lines, op.args[0], f"{d} * ({exponent!r} * {to.value(op.args[0])} ** ({exponent - 1!r}))", fresh=True)
+
+
 def _view(text: str) -> Rule:
     def rule(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, op.args[0], text.format(d, *op.constants), fresh=False)
@@ -154,6 +159,24 @@ def _select(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, x, f"torch.ops.aten.select_backward({d}, {to.shape(x)}, {dim}, {index})", fresh=True)
 
 
+def _linear(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    x, w = op.args
+    if x in to.active:
+        to.give(lines, x, f"{d} @ {to.value(w)}", fresh=True)
+    if w in to.active:
+        to.give(lines, w, f"{d}.flatten(0, -2).mT @ {to.value(x)}.flatten(0, -2)", fresh=True)
+
+
+def _chunk(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    parts = [f"torch.zeros_like({to.value(t)})" if text == "None" else text for t, text in zip(op.targets, d.strip("()").split(", "), strict=True)]
+    to.give(lines, op.args[0], f"torch.cat([{', '.join(parts)}], {op.constants[0]})", fresh=True)
+
+
+def _decay_ends(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    ends, tail = d.strip("()").split(", ")
+    to.give(lines, op.args[0], f"decay_ends_back({ends}, {tail}, {', '.join(map(to.value, op.targets))})", fresh=True)
+
+
 def _taped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     pull = to.auxiliary(op, tensor=False)
     parts = [to.fresh(f"part {a}") for a in op.args]
@@ -178,7 +201,14 @@ RULES: dict[str, Rule] = {
     "exp": _entrywise("{d} * {y}"),
     "sigmoid": _entrywise("torch.ops.aten.sigmoid_backward({d}, {y})"),
     "tanh": _entrywise("torch.ops.aten.tanh_backward({d}, {y})"),
+    "abs": _entrywise("{d} * {x}.sign()"),
+    "softplus": _entrywise("torch.ops.aten.softplus_backward({d}, {x}, 1, 20)"),
+    "softmax": _entrywise("torch._softmax_backward_data({d}, {y}, -1, {y}.dtype)"),
+    "pow": _pow,
     "gelu": _gelu,
+    "linear": _linear,
+    "chunk": _chunk,
+    "decay_ends": _decay_ends,
     "gelu_pull": _taped,
     "gelu_slope": _entrywise("{d} * gelu_curve({x})"),
     "norm": _scaled,
@@ -192,3 +222,4 @@ RULES: dict[str, Rule] = {
     "select": _select,
     "taped": _taped,
 }
+SEVERAL = ("chunk", "decay_ends")  # with several results

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[str, ...] | None
+SAME = frozenset("abs cumsum exp gelu gelu_slope inverse neg norm pow root same sigmoid softmax softplus tanh unit".split())
 
 
 def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Shape:
@@ -28,9 +29,11 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
             dims = {int(n) % len(first) for n in constants[0].strip("(),").split(",")}
             return tuple(s for i, s in enumerate(first) if i not in dims)
         case "select":
-            return tuple(s for i, s in enumerate(first) if i != int(constants[0]))
-        case "neg" | "root" | "exp" | "sigmoid" | "tanh" | "gelu" | "gelu_slope" | "inverse" | "norm" | "unit" | "cumsum" | "same":
+            return tuple(s for i, s in enumerate(first) if i != int(constants[0]) % len(first))
+        case _ if kind in SAME:
             return first
+        case "linear":
+            return (*first[:-1], known[1][0])
         case "cat":
             dim, lead = int(constants[0]), _broadcast([s[:-2] for s in known])
             joined = " + ".join(s[dim] for s in known)

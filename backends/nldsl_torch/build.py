@@ -23,8 +23,8 @@ from nldsl.pretrained import check, folder, values
 from nldsl_torch import matrices, streams
 from nldsl_torch.body import RESERVED
 from nldsl_torch.finish import flushed
+from nldsl_torch.functions import Fusible, Region
 from nldsl_torch.module import ClassWriter
-from nldsl_torch.streams import Region
 
 HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, segments, shift_down, unchunk, window_attention"  # noqa: E501
@@ -32,8 +32,9 @@ MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power,
 PRIMITIVES = tuple(
     getattr(streams, f) for f in "apply at_least at_most causal_conv cross_entropy delay gelu_pull inverse norm root rope ticks unit".split()
 ) + tuple(getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split())
-STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, loop, norm, part, pooled, pretrained, region, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
-REVERSE = "from nldsl_torch.reverse import add_product, add_product_, again, gelu_curve, gelu_slope, like, norm_back, norm_scale, plus, reversible, taped, unit_back, unit_scale"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, loop, norm, part, pooled, pretrained, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
+REVERSE = "from nldsl_torch.reverse import add_product, add_product_, decay_ends_back, gelu_curve, gelu_slope, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
+FUNCTIONS = "from nldsl_torch.functions import again, region, reversible, taped"
 
 
 def reachable(units: Mapping[str, Unit], key: str) -> list[str]:
@@ -67,7 +68,7 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     if standalone:
         out += [_primitives(), ""]
     else:
-        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, REVERSE, ""]
+        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, FUNCTIONS, REVERSE, ""]
     if any(True for k in found for p in units[k].params for _ in values(p.init)):
         # A standalone file looks for them beside itself.
         here = "os.path.dirname(os.path.abspath(__file__))" if standalone else repr(os.path.abspath(folder(units[key])))
@@ -94,9 +95,9 @@ def _class_name(block: str, taken: set[str]) -> str:
 
 @cache
 def _primitives() -> str:
-    """The text of `runtime.py`, `matrices.py`, `streams.py` and `reverse.py` as one prelude."""
+    """The text of `runtime.py`, `matrices.py`, `streams.py`, `functions.py` and `reverse.py` as one prelude."""
     parts = []
-    for name in ("runtime.py", "matrices.py", "streams.py", "reverse.py"):
+    for name in ("runtime.py", "matrices.py", "streams.py", "functions.py", "reverse.py"):
         text = (HERE / name).read_text(encoding="utf-8")
         _, _, rest = text.partition("from __future__ import annotations\n")
         parts.append(f"# --- {name} " + "-" * 80 + "\n" + rest.strip("\n"))
@@ -116,7 +117,7 @@ def load_module(source: str, name: str, *, compiled: bool = False) -> python.Mod
     exec(compile(source, filename, "exec"), made.__dict__)
     if compiled:
         for value in vars(made).values():
-            if isinstance(value, Region):
+            if isinstance(value, Fusible):
                 value.compiled = True
     for cls in classes(made):
         cls.__reduce__ = lambda self: (revive, (source, name, compiled, type(self).__name__), self.__dict__)  # type: ignore[method-assign]
@@ -139,7 +140,7 @@ def module(
     units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]], key: str, *, dtype: torch.dtype | None = None, device: Any = None,
     compile: bool = False,
 ) -> torch.nn.Module:  # fmt: skip
-    """The block as an `nn.Module` with `forward`, `step` and `initial_state`; with `compile`, `torch.compile` fuses its map regions.
+    """The block as an `nn.Module` with `forward`, `step` and `initial_state`; with `compile`, `torch.compile` fuses map regions and windows.
 
     Every block has one class and one set of compiled functions, however often it is used.
 

@@ -1,105 +1,9 @@
-"""Functions with a reverse of their own, for generated code, and what those reverses are made of. Imports torch only: this text is embedded."""
+"""What the reverse of a function is made of, for generated code. Imports torch only: this text is embedded."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-class Reversible:
-    """A function `fn(*numbers, *tensors) -> (outputs, tensors kept, objects kept)` that has its reverse in `back`.
-
-    Called, it gives the outputs; `back(*numbers, *tensors, *kept, *gradients of the outputs)` gives the gradients of the tensors.
-    Higher derivatives, and those under autocast, are left to torch.
-    """
-
-    def __init__(self, fn, back, numbers: int):
-        self.fn, self.back, self.numbers = fn, back, numbers
-        self.__doc__ = fn.__doc__
-
-    def __call__(self, *args):
-        tensors = args[self.numbers :]
-        if not torch.is_grad_enabled() or torch.is_autocast_enabled(tensors[0].device.type) or not any(x.requires_grad for x in tensors):
-            return self.fn(*args)[0]
-        return _Reverse.apply(self, *args)
-
-
-class _Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, run: Reversible, *args):
-        outs, kept, ctx.objects = run.fn(*args)
-        ctx.run, ctx.before, ctx.kept = run, args[: run.numbers], len(kept)
-        ctx.save_for_backward(*args[run.numbers :], *kept)
-        return outs
-
-    @staticmethod
-    def backward(ctx, *grads):
-        run, saved = ctx.run, ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            return None, *(None for _ in ctx.before), *run.back(*ctx.before, *saved, *ctx.objects, *grads)
-        tensors = [x.view_as(x) for x in saved[: len(saved) - ctx.kept]]
-        outs = [(o, g) for o, g in zip(run.fn(*ctx.before, *tensors)[0], grads) if o.requires_grad]
-        wanted = [x for x in tensors if x.requires_grad]
-        found = iter(torch.autograd.grad([o for o, _ in outs], wanted, [g for _, g in outs], create_graph=True, allow_unused=True))
-        return None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in tensors)
-
-
-def reversible(back, numbers: int):
-    """Decorator of a function whose first arguments are that many numbers, with its reverse."""
-    return lambda fn: Reversible(fn, back, numbers)
-
-
-class _Again(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, fn, numbers: int, *args):
-        device = args[numbers].device.type
-        ctx.fn, ctx.before = fn, args[:numbers]
-        ctx.autocast = {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
-        ctx.save_for_backward(*args[numbers:])
-        return fn(*args)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        higher = torch.is_grad_enabled()
-        with torch.enable_grad(), torch.autocast(**ctx.autocast):
-            given = [x.view_as(x) if higher else x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
-            outs = [(o, g) for o, g in zip(ctx.fn(*ctx.before, *given), grads) if o.requires_grad]
-        wanted = [x for x in given if x.requires_grad]
-        found = iter(torch.autograd.grad([o for o, _ in outs], wanted, [g for _, g in outs], create_graph=higher, allow_unused=True))
-        return None, None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in given)
-
-
-def again(fn, numbers: int):
-    """`fn(*numbers, *tensors) -> tensors` that keeps nothing but its arguments for its reverse, which runs it once more."""
-
-    def run(*args):
-        tensors = args[numbers:]
-        return _Again.apply(fn, numbers, *args) if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else fn(*args)
-
-    return run
-
-
-def taped(fn, *args):
-    """fn(*args), and what takes gradients of that back to the arguments; its tape serves once, and is made again for each later use."""
-    if torch.is_grad_enabled():
-        return fn(*args), None
-    given = [x.detach().requires_grad_() for x in args]
-
-    def tape():
-        with torch.enable_grad():
-            made = fn(*given)
-            return made if isinstance(made, Tensor) else tuple(made)  # a generator is run here, with its tape, and once
-
-    outs = tape()
-    several = not isinstance(outs, Tensor)
-    tapes = [outs]
-
-    def pull(grads):
-        made = tapes.pop() if tapes else tape()
-        pairs = [(o, g) for o, g in zip(made if several else (made,), grads if several else (grads,)) if g is not None and o.requires_grad]
-        return torch.autograd.grad([o for o, _ in pairs], given, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
-
-    return tuple(o.detach() for o in outs) if several else outs.detach(), pull
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> Tensor:
@@ -115,6 +19,13 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> Tensor:
         return total.add_(a @ b, alpha=sign)
     total.view(-1, *total.shape[-2:]).baddbmm_(a.flatten(0, -3), b.flatten(0, -3), alpha=sign)
     return total
+
+
+def decay_ends_back(d_ends: Tensor | None, d_tail: Tensor | None, ends: Tensor, tail: Tensor) -> Tensor:
+    """The gradient of g of ends, tail = decay_ends(g): a tick loses what was written before it, and the first state."""
+    given = torch.zeros_like(tail) if d_tail is None else d_tail * tail
+    before = given.cumsum(-1) - given
+    return before if d_ends is None else before + (d_ends * ends).unsqueeze(-1)
 
 
 def plus(x: Tensor | None, y: Tensor) -> Tensor:

@@ -13,40 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Region:
-    """A function of streams, compiled at its first call where `compiled` is on.
-
-    The first `streams` arguments are [B, T, ..], the next `pasts` are [B, n, ..], the others do not depend on batch or
-    time. Batch and ticks are dynamic from the first call on, so that no length makes a second compilation; a call with
-    one tick runs eagerly. A batch of 1 has code of its own.
-    """
-
-    compiled = False
-    backend = "inductor"
-
-    def __init__(self, fn, streams: int, pasts: int, fuse: bool):
-        self.fn, self.streams, self.pasts, self.fuse, self.fast = fn, streams, pasts, fuse, None
-        self.__doc__ = fn.__doc__
-
-    def __call__(self, *args):
-        if not (self.compiled and self.fuse) or args[0].shape[1] == 1:
-            return self.fn(*args)
-        if self.fast is None:
-            # The processor's own list of its vector instructions will do: compiling a test of each takes 8 s.
-            options = {"cpp.vec_isa_ok": True} if self.backend == "inductor" and args[0].device.type == "cpu" else None
-            self.fast = torch.compile(self.fn, backend=self.backend, fullgraph=True, options=options)
-        for i, x in enumerate(args[: self.streams + self.pasts]):
-            torch._dynamo.maybe_mark_dynamic(x, 0)
-            if i < self.streams:
-                torch._dynamo.maybe_mark_dynamic(x, 1)
-        return self.fast(*args)
-
-
-def region(streams: int, pasts: int = 0, fuse: bool = True):
-    """Decorator of a map region; `fuse` is whether it has enough entrywise work for fusion to gain anything."""
-    return lambda fn: Region(fn, streams, pasts, fuse)
-
-
 def _wider(x: Tensor) -> Tensor:
     """Half precision raised to float32."""
     return x.float() if x.dtype in (torch.half, torch.bfloat16) else x

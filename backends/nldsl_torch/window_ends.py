@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import partial
 
 from nldsl.core import Axis, Last, Num, Ref, Type
 from nldsl.dims import Dim
@@ -186,7 +188,18 @@ class WindowEnds(RecurrenceWriter):
         core = {text: core for core, text in reversed(names.taken.items())}
         sizes = {text: self._size(core[text]) for text in args if text in core}
         whole = frozenset(text for text in args if text in core and core[text] in self.types and self.types[core[text]].kind in ("int", "bool"))
-        return [*Adjoint(names.fresh, args, sizes, whole).write(f"{self.prefix}_{name}", numbers, lines, outputs, doc), "", ""]
+        return [*Adjoint(names.fresh, args, sizes, whole).write(f"{self.prefix}_{name}", numbers, lines, outputs, doc, partial(self._fused, args)), "", ""]
+
+    def _fused(self, args: list[str], text: str) -> str:
+        """What the decorator of a function needs for whole windows to be compiled; nothing, where its text has parts that cannot be."""
+        every = [(int(e), int(o or 0)) for o, e in re.findall(r"(?:\(done - (\d+)\)|\bdone) % (\d+) == 0", text)]
+        resets = [int(e) for e in re.findall(r"\btick % (\d+) == 0", text)]
+        known = len(every) + len(resets) + 2 * ("done = tick + n_" in text)
+        if "taped(" in text or known != len(re.findall(r"\b(?:tick|done)\b", text)):
+            return ""
+        clocks = [f"{name}={list(dict.fromkeys(found))}" for name, found in (("clocks", every), ("resets", resets)) if found]
+        (batch,) = re.findall(r"^B = (\w+)\.shape", text, re.M)
+        return "".join(f", {x}" for x in (f"ticks={self.cut.ticks}", f"batch={args.index(batch)}", *clocks))
 
     def _size(self, name: str) -> Shape:
         """The shape of an argument of the function of a window."""

@@ -89,7 +89,8 @@ class WindowKernels(Kernels):
         groups: dict[str, list[str]] = {}
         for e in writes:
             known = self.known_side(e)
-            columns = [f"{known} * {self.K[s, e.name]}[..., -1, :, None]" if (s, e.name) in self.K else f"torch.zeros_like({known})" for s in self.states]
+            ends = [self.K.get((s, e.name)) for s in self.states]
+            columns = [f"torch.zeros_like({known})" if K is None else f"{known} * {K}.select(-2, -1).unsqueeze(-1)" for K in ends]
             groups.setdefault(_beside(columns, -1), []).append(self._side(e))
         E = self.once(_beside([*groups], -2), "E")
         parts = [self._sum_of(group) for group in groups.values()]
@@ -103,7 +104,7 @@ class WindowKernels(Kernels):
                 if state == m and self._whole(m):
                     total = f"{total} + {start[m]}"
                 elif (state, m) in self.p:
-                    total = f"torch.addcmul({total}, {start[m]}, {self.once(f'{self.p[state, m]}[..., -1, None, None]', 'f')})"
+                    total = f"torch.addcmul({total}, {start[m]}, {self.once(f'{self.p[state, m]}.select(-1, -1).unsqueeze(-1).unsqueeze(-1)', 'f')})"
             self.say(f"{self.w.final(state)} = {total}{turn}")
 
     def _sum_of(self, sides: list[str]) -> str:
@@ -125,7 +126,7 @@ class WindowKernels(Kernels):
         total, weight = start, ""
         if kept != 0.0:
             ends, tail = self.w.several(f"decay_ends({self.scalar(self.form.retention[state].number)})", "ends", "tail")
-            total, weight = f"{start} * {self.once(f'{ends}[..., None, None]', 'f')}", f" * {self.once(f'{tail}[..., None]', 'f')}"
+            total, weight = f"{start} * {self.once(f'{ends}.unsqueeze(-1).unsqueeze(-1)', 'f')}", f" * {self.once(f'{tail}.unsqueeze(-1)', 'f')}"
         for e in self.known:
             factor = self.write_factor(state, e)
             if factor is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch_cases import EXACT, ZOO, Case, distance, outputs, split, vector_input, zoo
 
-from nldsl_torch.reverse import Reversible, taped
+from nldsl_torch.functions import Reversible, taped
 
 WINDOWED = [n for n in ZOO if vector_input(n) and any(f.windows is not None for f in zoo(n).forms.values())]
 

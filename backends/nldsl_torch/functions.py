@@ -1,0 +1,197 @@
+"""Functions of tensors that generated code defines: regions, functions with a reverse of their own, and such as run again for it.
+
+Imports torch only: this text is embedded in generated files. With `compiled` on, `torch.compile` fuses regions and whole windows.
+"""
+
+from __future__ import annotations
+
+import types
+
+import torch
+from torch import Tensor
+
+
+class Fusible:
+    """A function that may be compiled; `compiled` is of an object, or of all."""
+
+    compiled = False
+    backend = "inductor"
+
+    def fuse(self, fn, device: torch.device):
+        # The processor's own list of its vector instructions will do: compiling a test of each takes 8 s.
+        options: dict = {"cpp.vec_isa_ok": True} if self.backend == "inductor" and device.type == "cpu" else {}
+        return torch.compile(fn, backend=self.backend, fullgraph=True, options=options)
+
+
+class Region(Fusible):
+    """A function of streams, compiled at its first call.
+
+    The first `streams` arguments are [B, T, ..], the next `pasts` are [B, n, ..], the others do not depend on batch or
+    time. Batch and ticks are dynamic from the first call on, so that no length makes a second compilation; a call with
+    one tick runs eagerly. A batch of 1 has code of its own.
+    """
+
+    def __init__(self, fn, streams: int, pasts: int, entrywise: bool):
+        self.fn, self.streams, self.pasts, self.entrywise, self.fast = fn, streams, pasts, entrywise, None
+        self.__doc__ = fn.__doc__
+
+    def __call__(self, *args):
+        if not (self.compiled and self.entrywise) or args[0].shape[1] == 1:
+            return self.fn(*args)
+        if self.fast is None:
+            self.fast = self.fuse(self.fn, args[0].device)
+        for i, x in enumerate(args[: self.streams + self.pasts]):
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+            if i < self.streams:
+                torch._dynamo.maybe_mark_dynamic(x, 1)
+        return self.fast(*args)
+
+
+def region(streams: int, pasts: int = 0, fuse: bool = True):
+    """Decorator of a map region; `fuse` is whether it has enough entrywise work for fusion to gain anything."""
+    return lambda fn: Region(fn, streams, pasts, fuse)
+
+
+# Compiling takes seconds: so many batch sizes, and classes of windows by the memories that step in them; what is more runs as it is.
+BATCHES, CLASSES = 2, 4
+
+
+class Reversible(Fusible):
+    """A function `fn(*numbers, *tensors) -> (outputs, tensors kept, objects kept)` that has its reverse in `back`.
+
+    Called, it gives the outputs; `back(*numbers, *tensors, *kept, *gradients of the outputs)` gives the gradients of the tensors.
+    Higher derivatives, and those under autocast, are left to torch.
+
+    The last of the `numbers` is how many ticks a window has, and one before it how many were before. Windows of `ticks` ticks are
+    compiled; what came before tells only whether a period ends, of `clocks` (every, offset), and whether one begins, of `resets`.
+    The tensor of number `batch` has the size of the batch first. Code is for one size of it and one class of windows.
+    """
+
+    def __init__(self, fn, back, numbers: int, ticks: int | None, batch: int, clocks, resets):
+        self.fn, self.back, self.numbers, self.ticks, self.batch, self.clocks, self.resets = fn, back, numbers, ticks, batch, clocks, resets
+        self.seen: dict[tuple[bool, ...], tuple[int, ...]] = {}
+        self.batches: set[int] = set()
+        self.fast: dict = {}
+        self.__doc__ = fn.__doc__
+
+    def __call__(self, *args):
+        tensors = args[self.numbers :]
+        if not torch.is_grad_enabled() or torch.is_autocast_enabled(tensors[0].device.type) or not any(x.requires_grad for x in tensors):
+            return self.run(self.fn, args)[0]
+        return _Reverse.apply(self, *args)
+
+    def run(self, fn, args):
+        """`fn(*args)`, by compiled code where this is a whole window."""
+        numbers = args[: self.numbers]
+        if not self.compiled or numbers[-1] != self.ticks or (numbers := self._first(args[self.numbers + self.batch].shape[0], *numbers)) is None:
+            return fn(*args)
+        key = fn, numbers, args[self.numbers + self.batch].shape[0]
+        if key not in self.fast:
+            # A function of its own: what is compiled again, and how often, is counted by code object.
+            name = f"{fn.__name__}_{'_'.join(map(str, (*numbers, key[2])))}"
+            own = types.FunctionType(fn.__code__.replace(co_name=name), fn.__globals__, name)
+            self.fast[key] = self.fuse(own, args[self.numbers].device)
+        with torch.no_grad():
+            return self.fast[key](*numbers, *map(_plain, args[self.numbers :]))
+
+    def _first(self, batch: int, *numbers: int) -> tuple[int, ...] | None:
+        """The numbers of the first window in which the same periods begin and end, so that equal code serves all; None is one class too many."""
+        *before, n = numbers
+        key = (*((t + n - o) % e == 0 for t in before for e, o in self.clocks), *(t % e == 0 for t in before for e in self.resets))
+        if (batch not in self.batches and len(self.batches) == BATCHES) or (key not in self.seen and len(self.seen) == CLASSES):
+            return None
+        self.batches.add(batch)
+        return self.seen.setdefault(key, numbers)
+
+
+STRIDES: dict[torch.Size, tuple[int, ...]] = {}
+
+
+def _plain(x):
+    """A tensor of which code for its shape expects nothing more: without a gradient, its strides those of its shape."""
+    if not isinstance(x, Tensor):
+        return x
+    strides = STRIDES.get(x.shape)
+    if strides is None:
+        strides = STRIDES[x.shape] = torch.empty(x.shape, device="meta").stride()
+    if x.stride() != strides:
+        x = x.contiguous().as_strided(x.shape, strides)  # `contiguous` takes any stride of a dimension of 1
+    return x.detach()
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, run: Reversible, *args):
+        outs, kept, ctx.objects = run.run(run.fn, args)
+        ctx.run, ctx.before, ctx.kept = run, args[: run.numbers], len(kept)
+        ctx.save_for_backward(*args[run.numbers :], *kept)
+        return outs
+
+    @staticmethod
+    def backward(ctx, *grads):
+        run, saved = ctx.run, ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return None, *(None for _ in ctx.before), *run.run(run.back, (*ctx.before, *saved, *ctx.objects, *grads))
+        tensors = [x.view_as(x) for x in saved[: len(saved) - ctx.kept]]
+        outs = [(o, g) for o, g in zip(run.fn(*ctx.before, *tensors)[0], grads) if o.requires_grad]
+        wanted = [x for x in tensors if x.requires_grad]
+        found = iter(torch.autograd.grad([o for o, _ in outs], wanted, [g for _, g in outs], create_graph=True, allow_unused=True))
+        return None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in tensors)
+
+
+def reversible(back, numbers: int, ticks: int | None = None, batch: int = 0, clocks=(), resets=()):
+    """Decorator of a function whose first arguments are that many numbers, with its reverse."""
+    return lambda fn: Reversible(fn, back, numbers, ticks, batch, clocks, resets)
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, fn, numbers: int, *args):
+        device = args[numbers].device.type
+        ctx.fn, ctx.before = fn, args[:numbers]
+        ctx.autocast = {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        ctx.save_for_backward(*args[numbers:])
+        return fn(*args)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        higher = torch.is_grad_enabled()
+        with torch.enable_grad(), torch.autocast(**ctx.autocast):
+            given = [x.view_as(x) if higher else x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
+            outs = [(o, g) for o, g in zip(ctx.fn(*ctx.before, *given), grads) if o.requires_grad]
+        wanted = [x for x in given if x.requires_grad]
+        found = iter(torch.autograd.grad([o for o, _ in outs], wanted, [g for _, g in outs], create_graph=higher, allow_unused=True))
+        return None, None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in given)
+
+
+def again(fn, numbers: int):
+    """`fn(*numbers, *tensors) -> tensors` that keeps nothing but its arguments for its reverse, which runs it once more."""
+
+    def run(*args):
+        tensors = args[numbers:]
+        return _Again.apply(fn, numbers, *args) if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else fn(*args)
+
+    return run
+
+
+def taped(fn, *args):
+    """fn(*args), and what takes gradients of that back to the arguments; its tape serves once, and is made again for each later use."""
+    if torch.is_grad_enabled():
+        return fn(*args), None
+    given = [x.detach().requires_grad_() for x in args]
+
+    def tape():
+        with torch.enable_grad():
+            made = fn(*given)
+            return made if isinstance(made, Tensor) else tuple(made)  # a generator is run here, with its tape, and once
+
+    outs = tape()
+    several = not isinstance(outs, Tensor)
+    tapes = [outs]
+
+    def pull(grads):
+        made = tapes.pop() if tapes else tape()
+        pairs = [(o, g) for o, g in zip(made if several else (made,), grads if several else (grads,)) if g is not None and o.requires_grad]
+        return torch.autograd.grad([o for o, _ in pairs], given, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
+
+    return tuple(o.detach() for o in outs) if several else outs.detach(), pull
