@@ -3,6 +3,7 @@
     titans        two-layer MLP with momentum and decay, window 64, norm and residual inside, against titans-pytorch's NeuralMemory
     titans-plain  the same without the norms
     ttt           TTT-Linear, window 16, against fla's reference
+    mesa          examples/mesa_net.nl, whose system is solved by conjugate gradients in rounds of reads, against its own loop over ticks
     decode        one `step` of examples/hope.nl against the same arithmetic written by hand
     compile       first call of examples/hope_lm.nl with compile=True and an empty cache, at several depths
 
@@ -10,6 +11,7 @@ Each is checked for equality first, gradients included, and not measured where i
 
     python benchmarks/deep_memory.py titans --lengths 2048 8192
     python benchmarks/deep_memory.py ttt --compile
+    python benchmarks/deep_memory.py titans --schedule "M recompute"
     python benchmarks/deep_memory.py decode compile
 
 `pip install --no-deps titans-pytorch tensordict assoc-scan einx einops` and fla-core; what is not installed is left out with a note.
@@ -29,8 +31,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from decode import decode
 from gated_delta import load, resident, sync
 from torch import Tensor
 from torch.nn import functional as F
@@ -93,6 +97,7 @@ class Pair:
     peer: Callable
     inputs: Callable[[int], list[Tensor]]
     params: tuple[list[Tensor], list[Tensor]]
+    turned: bool = True  # whether matrices of the memory stand the other way round in the reference
 
 
 def random(shape: tuple[int, ...], seed: int, dtype: torch.dtype, device: str) -> Tensor:
@@ -104,7 +109,7 @@ def like(theirs: Tensor, mine: Tensor) -> Tensor:
     return theirs.mT if theirs.dim() == mine.dim() == 3 else theirs.view(mine.shape)
 
 
-def titans(dtype: torch.dtype, device: str, compile: bool = False, plain: bool = False) -> Pair:
+def titans(dtype: torch.dtype, device: str, plain: bool = False, **how: Any) -> Pair:
     from titans_pytorch import NeuralMemory
     from titans_pytorch.memory_models import MemoryMLP
 
@@ -116,7 +121,7 @@ def titans(dtype: torch.dtype, device: str, compile: bool = False, plain: bool =
     spec = TITANS.replace("BODY", PLAIN if plain else RESIDUAL)
     for name in ("STORE", "READ"):
         spec = spec.replace(name, "x" if plain else f"rms(x, n = d, eps = {torch.finfo(dtype).eps:.30f})")
-    ours = nldsl.load(spec).module("lmm", device=device, dtype=dtype, compile=compile)
+    ours = nldsl.load(spec).module("lmm", device=device, dtype=dtype, **how)
     p = dict(ours.named_parameters())
     mine = [p[n] for n in ("Wk", "Wv", "Wq", "ws", "wm", "wd", "wg")]
     layers = (peer.to_keys, peer.to_values, peer.to_queries, peer.to_adaptive_step, peer.to_momentum, peer.to_decay_factor, peer.retrieve_gate)
@@ -133,12 +138,12 @@ def titans(dtype: torch.dtype, device: str, compile: bool = False, plain: bool =
     return Pair(ours, lambda x: peer(x)[0], lambda T: [random((1, T, 256), 1, dtype, device).requires_grad_()], (mine, theirs))
 
 
-def ttt(dtype: torch.dtype, device: str, compile: bool = False) -> Pair:
+def ttt(dtype: torch.dtype, device: str, **how: Any) -> Pair:
     """fla weighs all keys a query sees with the query's own rate; where a window has one rate that is the published rule."""
     file = importlib.metadata.distribution("fla-core").locate_file("fla/ops/ttt/naive.py")
     rule = load(Path(file), "fla_ttt_naive").chunk_ttt_linear_ref
     H, D = 4, 64
-    ours = nldsl.load(TTT).module("ttt", heads=H, dk=D, device=device, dtype=dtype, compile=compile)
+    ours = nldsl.load(TTT).module("ttt", heads=H, dk=D, device=device, dtype=dtype, **how)
     with torch.no_grad():
         ours.gamma.copy_(1 + 0.1 * random((H, D), 5, dtype, device))
         ours.beta.copy_(0.1 * random((H, D), 6, dtype, device))
@@ -159,7 +164,23 @@ def ttt(dtype: torch.dtype, device: str, compile: bool = False) -> Pair:
     return Pair(lambda q, k, v, rate: ours(q, k, v, rates(rate, q.shape[1])), theirs, inputs, (params, params))
 
 
-PAIRS = {"titans": titans, "titans-plain": partial(titans, plain=True), "ttt": ttt}
+def mesa(dtype: torch.dtype, device: str, **how: Any) -> Pair:
+    program = nldsl.load(str(ROOT / "examples/mesa_net.nl"))
+    ours = program.module("mesa_net", d=256, steps=15, device=device, dtype=dtype, **how)
+    loop = program.module("mesa_net", d=256, steps=15, device=device, dtype=dtype, schedule="* by loop")
+    with torch.no_grad():
+        ours.lam.copy_(random((4, 64), 2, dtype, device))  # were all channels alike, the system would be solved too soon, and gradients be noise
+    loop.load_state_dict(ours.state_dict())
+    params = list(ours.parameters()), list(loop.parameters())
+    return Pair(ours, loop, lambda T: [random((1, T, 256), 1, dtype, device).requires_grad_()], params, turned=False)
+
+
+PAIRS = {"titans": titans, "titans-plain": partial(titans, plain=True), "ttt": ttt, "mesa": mesa}
+
+
+def how(args: argparse.Namespace) -> dict[str, Any]:
+    """Of `module`, for nldsl's side."""
+    return {"compile": args.compile} | ({"schedule": args.schedule} if args.schedule else {})
 
 
 def results(f: Callable, xs: list[Tensor], params: list[Tensor]) -> list[Tensor]:
@@ -167,14 +188,15 @@ def results(f: Callable, xs: list[Tensor], params: list[Tensor]) -> list[Tensor]
     return [y.detach(), *torch.autograd.grad(y, [*xs, *params], random(tuple(y.shape), 9, y.dtype, str(y.device)))]
 
 
-def check(make: Callable, device: str, compile: bool) -> tuple[float, float]:
+def check(make: Callable, device: str, how: dict[str, Any]) -> tuple[float, float]:
     """Largest RMS(difference) / RMS(reference) of output and gradients, as (float64, float32 where the reference is float32)."""
     worst = []
     for dtype in (torch.float64, torch.float32):
-        pair = make(dtype, device, compile)
+        pair = make(dtype, device, **how)
         a = results(pair.ours, pair.inputs(336), pair.params[0])
         b = results(pair.peer, pair.inputs(336), pair.params[1])
-        b[len(b) - len(pair.params[0]) :] = [like(y, x) for x, y in zip(pair.params[0], b[len(b) - len(pair.params[0]) :], strict=True)]
+        if pair.turned:
+            b[len(b) - len(pair.params[0]) :] = [like(y, x) for x, y in zip(pair.params[0], b[len(b) - len(pair.params[0]) :], strict=True)]
         worst.append(max(((x - y).norm() / y.norm()).item() for x, y in zip(a, b, strict=True)))
     return worst[0], worst[1]
 
@@ -191,12 +213,12 @@ def once(f: Callable, xs: list[Tensor], params: list[Tensor], device: str) -> fl
 def peak(task: str, who: str, T: int, args: argparse.Namespace) -> float:
     """Growth of the peak memory over one forward + backward, in MiB: of the device, or of a fresh process (after a small warm-up)."""
     command = [sys.executable, __file__, task, "--memory-of", who, "--lengths", str(T), "--threads", str(args.threads), "--device", args.device]
-    command += ["--compile"] if args.compile and who == "nldsl" else []
+    command += ["--compile"] * (args.compile and who == "nldsl") + (["--schedule", args.schedule] if args.schedule else [])
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def measure_peak(args: argparse.Namespace) -> float:
-    pair = PAIRS[args.tasks[0]](torch.float32, args.device, args.compile)
+    pair = PAIRS[args.tasks[0]](torch.float32, args.device, **how(args))
     f, params = (pair.ours, pair.params[0]) if args.memory_of == "nldsl" else (pair.peer, pair.params[1])
     gpu = args.device == "cuda"
     for T in (192, args.lengths[0]):
@@ -210,7 +232,7 @@ def measure_peak(args: argparse.Namespace) -> float:
 
 def compare(task: str, args: argparse.Namespace) -> int:
     try:
-        exact, single = check(PAIRS[task], args.device, args.compile)
+        exact, single = check(PAIRS[task], args.device, how(args))
     except (ImportError, OSError) as why:
         print(f"{task} left out: {why}")
         return 0
@@ -220,7 +242,7 @@ def compare(task: str, args: argparse.Namespace) -> int:
         return 1
     print("| task | T | what | least ms | median ms | ratio of least, of medians | peak MiB |\n|---|---|---|---|---|---|---|")
     for T in args.lengths:
-        pair = PAIRS[task](torch.float32, args.device, args.compile)
+        pair = PAIRS[task](torch.float32, args.device, **how(args))
         xs = pair.inputs(T)
         both = {"nldsl": (pair.ours, pair.params[0]), "reference": (pair.peer, pair.params[1])}
         times: dict[str, list[float]] = {who: [] for who in both}
@@ -235,124 +257,6 @@ def compare(task: str, args: argparse.Namespace) -> int:
             ratio = "" if who == "nldsl" else f"{least[who] / least['nldsl']:.2f}, {middle[who] / middle['nldsl']:.2f}"
             memory = "" if args.no_memory else f"{peak(task, who, T, args):.0f}"
             print(f"| {task} | {T} | {who} | {least[who]:.1f} | {middle[who]:.1f} | {ratio} | {memory} |", flush=True)
-    return 0
-
-
-# --- decoding hope ---------------------------------------------------------------------------------------------------------
-
-
-def rms(x: Tensor) -> tuple[Tensor, Tensor]:
-    scale = ((x * x).mean(-1, keepdim=True) + 1e-6).rsqrt()
-    return x * scale, scale
-
-
-def unit(x: Tensor) -> Tensor:
-    return x * ((x * x).sum(-1, keepdim=True) + 1e-6).rsqrt()
-
-
-def apply(W: Tensor, x: Tensor) -> Tensor:
-    return (W @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def slope(c: Tensor, x: Tensor) -> Tensor:
-    return torch.ops.aten.gelu_backward(c, x)
-
-
-class Hand:
-    """One tick of examples/hope.nl as one would write it in torch, without gradients through time."""
-
-    windows = (8, 8, 16, 8, 8)
-    periods = (4, 16, 64)
-    rate = 0.1
-
-    def __init__(self, p: dict[str, Tensor]):
-        self.p, self.heads = p, p["Wx"].shape[0]
-
-    def start(self, B: int) -> dict:
-        p = self.p
-        net = lambda name: tuple(p[f"{name}_{w}_init"].expand(B, *p[f"{name}_{w}_init"].shape) for w in ("up", "down"))  # noqa: E731
-        nets, slow = [net(f"M_{i}_mlp" if i < 3 else f"M_{i}") for i in range(5)], [net(f"F_{n}") for n in self.periods]
-        return {"t": 0, "M": nets, "start": list(nets), "F": slow, "sum": [(torch.zeros_like(a), torch.zeros_like(b)) for a, b in slow],
-                "past": p["embed"].new_zeros(B, 3, p["embed"].shape[0])}  # fmt: skip
-
-    def step(self, token: Tensor, target: Tensor, s: dict) -> tuple[Tensor, Tensor, dict]:
-        p, t = self.p, s["t"] + 1
-        x = p["embed"].mT[token]
-        past = torch.cat([s["past"], rms(x)[0].unsqueeze(1)], 1)
-        u = (past * p["u_filter"].flip(-1).mT).sum(1)
-        z, q = (F.linear(u, W.flatten(0, -2)).unflatten(-1, W.shape[:2]) for W in (p["Wx"], p["Wq"]))
-        q = unit(q)
-        net = lambda i, y: apply(s["start"][i][1], F.gelu(apply(s["start"][i][0], y)))  # noqa: E731
-        k, v = unit(z + net(0, z)), unit(z + net(1, z))
-        eta, alpha = 0.02 * net(3, z).sigmoid().unsqueeze(-1), (8 + net(4, z)).sigmoid().unsqueeze(-1)
-        up, down = s["M"][2]
-        o = q + apply(down, F.gelu(apply(up, q)))
-        nets = []
-        for i, (up, down) in enumerate(s["start"]):
-            a = apply(up, k)
-            h = F.gelu(a)
-            error = apply(down, h) - net(i, v) + (k - v if i < 3 else 0)
-            pulled = slope(apply(down.mT, error), a)
-            nets.append((alpha * s["M"][i][0] - eta * pulled.unsqueeze(-1) * k.unsqueeze(-2),
-                         alpha * s["M"][i][1] - eta * error.unsqueeze(-1) * h.unsqueeze(-2)))  # fmt: skip
-        starts = [nets[i] if t % C == 0 else s["start"][i] for i, C in enumerate(self.windows)]
-        y, kept = x + F.linear(o.flatten(-2), p["Wo"]), []
-        for up, down in s["F"]:
-            n, scale = rms(y)
-            a = apply(up, n)
-            h = F.gelu(a)
-            kept.append((n, scale, a, h))
-            y = y + apply(down, h)
-        n, scale = rms(y)
-        logits = F.linear(n, p["head"])
-        loss = F.cross_entropy(logits, target, reduction="none")
-        d = (logits.softmax(-1) - F.one_hot(target, logits.shape[-1])) @ p["head"]
-        d = (d - n * (d * n).mean(-1, keepdim=True)) * scale
-        slow, sums = list(s["F"]), list(s["sum"])
-        for i in (2, 1, 0):
-            n, scale, a, h = kept[i]
-            up, down = s["F"][i]
-            pulled = slope(apply(down.mT, d), a)
-            total = sums[i][0] + pulled.unsqueeze(-1) * n.unsqueeze(-2), sums[i][1] + d.unsqueeze(-1) * h.unsqueeze(-2)
-            if t % self.periods[i] == 0:
-                slow[i] = up - self.rate * total[0], down - self.rate * total[1]
-                total = torch.zeros_like(up), torch.zeros_like(down)
-            sums[i] = total
-            back = apply(up.mT, pulled)
-            d = d + (back - n * (back * n).mean(-1, keepdim=True)) * scale
-        return logits, loss, {"t": t, "M": nets, "start": starts, "F": slow, "sum": sums, "past": past[:, 1:]}
-
-
-@torch.no_grad()
-def decode(args: argparse.Namespace) -> int:
-    """Ticks of one sequence, as in generation."""
-    T, vocab = 320, 64
-    program = nldsl.load(str(ROOT / "examples/hope.nl"))
-    for d, dtype, measured in ((32, torch.float64, False), (256, torch.float32, True)):
-        torch.manual_seed(0)
-        ours = program.module("hope", d=d, vocab=vocab, device=args.device, dtype=dtype)
-        p = dict(ours.named_parameters())
-        hand = Hand(p)
-        tokens = torch.randint(0, vocab, (1, T + 1), device=args.device)
-        a, b, worst = ours.initial_state(1), hand.start(1), 0.0
-        times: dict[str, list[float]] = {"nldsl": [], "by hand": []}
-        for t in range(T):
-            before = time.perf_counter()
-            y, a = ours.step(tokens[:, t], tokens[:, t + 1], a)
-            sync(args.device)
-            between = time.perf_counter()
-            logits, loss, b = hand.step(tokens[:, t], tokens[:, t + 1], b)
-            sync(args.device)
-            times["nldsl"].append((between - before) * 1e3)
-            times["by hand"].append((time.perf_counter() - between) * 1e3)
-            worst = max(worst, ((y["logits"] - logits).norm() / logits.norm()).item(), ((y["loss"] - loss).norm() / loss.norm()).item())
-        print(f"decode, d = {d}: largest difference over {T} ticks {worst:.1e} in {dtype}")
-        if not worst < (1e-9 if dtype == torch.float64 else 1e-3):
-            return 1
-        if measured:
-            least, middle = ([value(times[n]) for n in times] for value in (min, statistics.median))
-            print(f"a tick: nldsl {least[0]:.2f} / {middle[0]:.2f} ms, by hand {least[1]:.2f} / {middle[1]:.2f} ms (least / median), "
-                  f"ratio {least[0] / least[1]:.2f} / {middle[0] / middle[1]:.2f}")  # fmt: skip
     return 0
 
 
@@ -390,6 +294,7 @@ def main() -> int:
     ap.add_argument("--seconds", type=float, default=8.0, help="measuring time a length (at least 3 rounds)")
     ap.add_argument("--no-memory", action="store_true")
     ap.add_argument("--compile", action="store_true", help="torch.compile what can be: regions and whole windows")
+    ap.add_argument("--schedule", help="of nldsl's block, as between the braces of a `schedule`")
     ap.add_argument("--layers", type=int, nargs=1, help="of hope_lm, for one depth")
     ap.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = ap.parse_args()
@@ -397,7 +302,8 @@ def main() -> int:
     if args.memory_of:
         print(measure_peak(args))
         return 0
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s)")
+    if not args.layers:
+        print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s)", flush=True)
     other = {"decode": decode, "compile": first_calls if args.layers else compile_time}
     failed = [task for task in args.tasks or [*PAIRS, *other] if (other[task](args) if task in other else compare(task, args))]
     return 1 if failed else 0

@@ -210,7 +210,7 @@ class Program:
     ) -> Any:  # fmt: skip
         """The block as a `torch.nn.Module`: `forward(x, state=None, return_state=False)`, `step`, `initial_state`.
 
-        With `compile`, `torch.compile` fuses what has no state; the first call then takes seconds, at any length. `schedule` is what
+        With `compile`, `torch.compile` fuses what has no state, and windows; the first call then takes seconds, at any length. `schedule` is what
         stands between the braces of a `schedule`, of this block or of several by name; it replaces the file's.
 
         Raises:

@@ -103,7 +103,9 @@ def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -
         if bend is None or bend.high == 0:
             continue
         strength = times(times(Interval(max(bound.low, 0.0), max(bound.high, 0.0)), bend), factor)
-        if strength.high > 2 + SLACK and not (bend.high == INF and _through_network(reading, state, objective)):
+        if bend.high == INF and _through_network(reading, state, objective):
+            continue
+        if strength.high > 2 + SLACK:
             found.append(_overshoot(state, objective, span, bound, bend))
         found += _double_erase(reading, ranges, state, objective, strength)
     return found

@@ -12,7 +12,7 @@ from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import as_float, constant, undefined
-from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Stream, Structure, Variable
+from nldsl.elaborate.scope import Called, Constant, Learner, Operator, Remembered, Scope, Stream, Structure, Variable
 from nldsl.source import Span
 from nldsl.vocabulary import WORDS
 
@@ -132,6 +132,8 @@ class Expressions:
                 return learner.now
             if learner is not None and expr.id == "g" and not scope.defines("g"):
                 return self.gradient(expr, learner.last, scope)
+            if learner is not None and expr.id == "x" and learner.objective is not None and scope.find("x") is None:
+                return self.seen(expr, learner)
         name, found = self.binding(expr, scope)
         match found:
             case Stream(atom, axes):
@@ -333,6 +335,9 @@ class Expressions:
         return [Dim.of(i) for i in range(first, stop)]
 
     # --- supplied by the other halves of elaboration ---------------------------------------------
+
+    def seen(self, expr: tree.Name, learner: Learner) -> Atom:
+        raise NotImplementedError
 
     def gradient(self, expr: tree.Expr, at: Atom, scope: Scope) -> Atom:
         raise NotImplementedError

@@ -192,6 +192,24 @@ class Learners(Structures):
         learner.gradients[at] = gradient
         return gradient
 
+    def seen(self, expr: tree.Name, learner: Learner) -> Atom:
+        """`x`, what the operator that learns is applied to in the objective: its gradient is an outer product with that."""
+        assert learner.objective is not None
+        if learner.folds or learner.shared is not None:
+            raise self.b.fail("NL406", "`x` is what an operator is applied to at one tick, and this step has gradients of several", learner.now.span,
+                              Label(expr.span, "read here"), expected="a memory that changes at every tick, for each sequence")  # fmt: skip
+        objective = learner.objective()
+        own = {objective.self, *(e.name for e in objective.equations)}
+        uses = [e for e in objective.equations if any(getattr(a, "name", "") == objective.self for a in e.args)]
+        seen = {e.args[1] if e.op == "apply" and getattr(e.args[0], "name", "") == objective.self else None for e in uses}
+        atom = seen.pop() if len(seen) == 1 else None
+        if atom is None or getattr(atom, "name", "") in own:
+            what = "applied to what depends on it" if atom is not None else "not applied at one place"
+            raise self.b.fail("NL406", f"`x` is what `{learner.memory}` is applied to, and it is {what}", learner.now.span,
+                              Label(objective.span, "in this objective"), Label(expr.span, "read here"),
+                              expected="one place where the operator is applied, and to what it does not give itself", help="gd(...)")  # fmt: skip
+        return self.b.emit("stop", (atom,), expr.span, hint=f"{learner.memory}.x") if learner.cut or learner.given else atom
+
     def _grad(self, expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
         if len(expr.args) != 1 or expr.args[0].name != "at":
             raise self.b.fail("NL110", "`grad` takes the state it is taken at", expr.span, expected="one argument `at`", help="grad(at = w)")
