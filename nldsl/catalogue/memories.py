@@ -39,7 +39,8 @@ PAGES = {
     ),
     "NL406": error(
         "no objective to take a gradient of",
-        "`g` and `grad(at = ...)` stand in a rule, which is a step after `minimize E by`.",
+        "`g` and `grad(at = ...)` stand in a rule, which is a step after `minimize E by`. So does `x`, what the operator that learns"
+        " is applied to: at one place of the objective, at each tick.",
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update last S - grad(at = last S) }\n  out y = S(x)\n}",
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by gd(1) }\n  out y = S(x)\n}",
     ),

@@ -8,6 +8,8 @@ Of a rule that says nothing about what it learns on, only what does not depend o
 ['NL101']
 >>> check_source(Source("r.nl", "rule r(a) { update last w - a * g }")).errors
 ()
+>>> check_source(Source("r.nl", "rule r(a) on d -> e { update last w - a * g - a * outer(last w(x), x) }")).errors
+()
 """
 
 from __future__ import annotations
@@ -26,26 +28,31 @@ REPORTED = ("NL1", "NL310", "NL4")
 
 def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
     """What is wrong with a rule on its own."""
-    units = Units(top)
-    if rule.on is not None or not any(isinstance(n, tree.Name) and n.id == "grad" for n in walk(rule.body)):
+    units, names = Units(top), {n.id for n in walk(rule.body) if isinstance(n, tree.Name)}
+    if rule.on is not None or "grad" not in names:
         made = units.rule(rule)
         units.diagnostics += causality(made.unit, made.types) if made is not None else []
+        # Of a model `x` is a batch of inputs side by side, in a memory one vector: a rule is written for one of them.
+        inside = Units(top)
+        if "x" in names and units.diagnostics and not _trial(rule, inside):
+            units = inside
     else:
         _trial(rule, units)
     found = units.diagnostics if rule.on is not None else [d for d in units.diagnostics if d.code.startswith(REPORTED)]
     return [d for d in found if d.spans and d.spans[0].span.source is rule.span.source]
 
 
-def _trial(rule: tree.Rule, units: Units) -> None:
-    """Use a rule in a block of its own."""
+def _trial(rule: tree.Rule, units: Units) -> list[Diagnostic]:
+    """Use a rule in a block of its own: what is wrong then."""
     required = [f.name for f in rule.formals if f.default is None]
-    arguments = ", ".join(f"{name} = a" for name in required)
+    arguments = ", ".join(f"{name} = trial_number" for name in required)
     text = (
-        "block trial(n) {\n  in x : real[n]\n  in a : real\n"
-        f"  memory trained : n -> n {{ minimize 0.5 * sqnorm(trained(x) - x) by {rule.name}({arguments}) }}\n"
-        "  out y = trained(x)\n}\n"
+        "block trial(n) {\n  in x : real[n]\n  in trial_number : real\n"
+        f"  memory trial_memory : n -> n {{ minimize 0.5 * sqnorm(trial_memory(x) - x) by {rule.name}({arguments}) }}\n"
+        "  out y = trial_memory(x)\n}\n"
     )
     file, _ = parse(Source("<rule>", text))
     for block in file.items:
         assert isinstance(block, tree.Block)
         units.block(block, symbolic(block, units.top, units.sizes))
+    return units.diagnostics

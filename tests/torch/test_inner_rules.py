@@ -42,6 +42,58 @@ def test_a_rule_learns_inside_a_memory(rule):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+NETWORK = """
+block net(d) {{ in x : real[d]  param up : d -> 5  param down : 5 -> d  out y = down(tanh(up(x))) }}
+block b(d) {{
+  in x : real[d]
+  param K, V : d -> d
+  param wa : d -> 1
+  k = K(x)
+  memory M : net(d) = learned {{ minimize 0.5 * sqnorm(M(k) - V(x)) {at} by {rule} }}
+  out y = M(x)
+}}
+"""
+
+
+@pytest.mark.parametrize(("at", "window"), [("", 1), ("at start(3)", 3)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_delta_gradient_descent_in_each_layer(at, window, exact):
+    """NL (93), (56) for each operator with its own input, against a loop over tokens: autograd's gradient, and an erase."""
+    rule = f"{'dgd_implicit' if exact else 'dgd'}(0.3 * sigmoid(wa(x)), keep = 0.9)"
+    program = nldsl.load(NETWORK.format(at=at, rule=rule))
+    torch.manual_seed(0)
+    module = program.module("b", d=3, dtype=torch.float64)
+    x = torch.randn(1, 11, 3, dtype=torch.float64)
+    p = dict(module.named_parameters())
+    M = start = p["M_up_init"], p["M_down_init"]
+    wanted = []
+    for t, u in enumerate(x[0]):
+        start = M if t % window == 0 else start
+        k, rate, hidden = p["K"] @ u, 0.3 * (p["wa"] @ u).sigmoid(), (start[0] @ p["K"] @ u).tanh()
+        loss = lambda up, down: 0.5 * (down @ (up @ k).tanh() - p["V"] @ u).square().sum()  # noqa: B023, E731
+        g = torch.func.grad(loss, (0, 1))(*start)
+        rates = [rate / (1 + rate * (s * s).sum()) if exact else rate for s in (k, hidden)]
+        M = tuple(0.9 * W - r * dW - r * torch.outer(W @ s, s) for W, dW, r, s in zip(M, g, rates, (k, hidden), strict=True))
+        wanted.append(M[1] @ (M[0] @ u).tanh())
+    torch.testing.assert_close(module(x)[0], torch.stack(wanted), rtol=1e-10, atol=1e-12)
+    made = program.elaborate("b", d=3)
+    assert plan(made.unit, made.types[made.key]).forms["M.up"].name == ("windows" if at else "loop")
+
+
+@pytest.mark.parametrize("writes", ["stop", "first_order"])
+def test_what_a_rule_saw_is_given_where_the_writes_are(writes):
+    program = nldsl.load(NETWORK.format(at="at start(3)", rule="dgd(0.3)").replace("by dgd(0.3)", f"by dgd(0.3)  writes {writes}"))
+    torch.manual_seed(0)
+    module, meaning = program.module("b", d=3, dtype=torch.float64), program.interpreter("b", d=3)
+    x = torch.randn(1, 7, 3, dtype=torch.float64)
+    params = dict(module.named_parameters())
+    found, wanted = module(x), meaning.run(params, {"x": x})[0]["y"]
+    ours, theirs = (torch.autograd.grad(y.square().sum(), list(params.values()), materialize_grads=True) for y in (found, wanted))
+    for name, a, b in zip(params, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+        assert b.any() == (writes == "first_order" and name.startswith("M_")), name  # what makes keys and values is not trained through a write
+
+
 REPEATED = [
     "shampoo(0.1)", "shampoo(0.1, eps = 0.01)", "soap(0.1, eps = 0.001)", "soap(0.1, frequency = 1, eps = 0.001)",
     "soap(0.1, frequency = 2, eps = 0.001)",
