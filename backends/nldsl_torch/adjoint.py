@@ -66,10 +66,9 @@ class Adjoint:
         self.straight(back, self.inputs)
         returned = [self.gradients[n] if n in self.owned else "None" for n in self.inputs]
         partial = self._partial(items)
-        self.needed |= {n: None for n in self.shapes if n in partial}
         kept = [n for n in self.needed if n not in self.inputs]
         sizes = [n for n in self.shapes if n not in self.needed and n not in self.inputs]
-        objects = [*self.objects, *(f"{n}.shape" for n in sizes)]
+        objects = [*self.objects, *(f"{n} if {n} is None else {n}.shape" if n in partial else f"{n}.shape" for n in sizes)]
         taken = [*self.objects, *(self.shapes[n] for n in sizes)]
         head = [f"{self.shapes[n]} = {n}.shape{f' if {n} is not None else None' * (n in partial)}" for n in self.shapes if n not in sizes]
         used = "\n".join(back)
@@ -346,7 +345,7 @@ class Adjoint:
         for item in items:
             if isinstance(item, Branch):
                 sides = [self._forward(side) for side in item.sides]
-                lines += [f"{n} = None" for n in (*self.needed, *self.objects) if n in made(sides[0]) ^ made(sides[1])]
+                lines += [f"{n} = None" for n in (*self.needed, *self.objects, *self.shapes) if n in made(sides[0]) ^ made(sides[1])]
                 lines += [f"if {item.test}:", *(f"    {x}" for x in sides[0])]
                 lines += ["else:", *(f"    {x}" for x in sides[1])] if sides[1] else []
             elif isinstance(item, str):
