@@ -245,6 +245,8 @@ class Memories:
             ]
         if memory.kind == "vector":
             options.append(lambda: f"decay({told(self.e.gates(memory.type.b, fixed))}), gd({rate()})")
+        if plain and memory.kind == "linear":
+            options += [lambda: f"dgd({rate()})", lambda: f"dgd_implicit({rate()}, keep = {gate()})"]
         if plain and not step.slow and not step.anchored:
             options += [lambda: f"implicit({rate()})", lambda: f"decay({gate()}), implicit({rate()})"] * 2
         return choice.pick(options)()
