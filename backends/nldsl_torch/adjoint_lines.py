@@ -37,7 +37,7 @@ def made(lines: Sequence[str]) -> set[str]:
 
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}
-METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand", "abs", "softmax"}
+METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand", "abs", "softmax", "contiguous"}
 FUNCTIONS = {"gelu", "softplus", "linear"}  # of torch.nn.functional
 
 

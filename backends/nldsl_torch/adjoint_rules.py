@@ -215,6 +215,7 @@ RULES: dict[str, Rule] = {
     "unit": _scaled,
     "cumsum": _view("{0}.flip({1}).cumsum({1}).flip({1})"),
     "same": _view("{0}"),
+    "contiguous": _view("{0}"),
     "mT": _view("{0}.mT"),
     "unsqueeze": _view("{0}.squeeze({1})"),
     "spread": _spread,

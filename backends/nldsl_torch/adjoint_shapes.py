@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[str, ...] | None
-SAME = frozenset("abs cumsum exp gelu gelu_slope inverse neg norm pow root same sigmoid softmax softplus tanh unit".split())
+SAME = frozenset("abs contiguous cumsum exp gelu gelu_slope inverse neg norm pow root same sigmoid softmax softplus tanh unit".split())
 
 
 def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Shape:

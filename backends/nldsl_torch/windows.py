@@ -46,7 +46,8 @@ class WindowWriter(WindowEnds):
             self.names.taken[f"last {copy}"] = self.names.of(f"last {of}")
         self.same = held(self.cut, self.static)
         self.wide = {n: t if n in self.same or n in self.static else self._timed(t) for n, t in self.types.items()}
-        self.wide |= {s.name: self.types[s.name] for s in (*self.cut.slow, *self.cut.fast) if self.types[s.name].kind == "map"}
+        operators = {s.name for s in (*self.cut.slow, *self.cut.fast) if self.types[s.name].kind == "map"} - self.cut.streams
+        self.wide |= {n: self.types[n] for n in operators}
         self.wide |= {s.name: self.types[s.name] for s in self.cut.slow}
         self.body = Body(self.names, self.wide, {p.name for p in self.unit.params}, self.cut.inside, self._kept(), self.rounded)
         for step in self.form.steps:
@@ -144,7 +145,7 @@ class WindowWriter(WindowEnds):
         self.body.lines.append(f"{now}, {before} = (x.movedim(1, {dim}) for x in linear_scan({factor}, {given}, {self.scanned(scan.state)}, n_))")
         for e in (e for e in step.equations if e.name != scan.state):
             self.body.equation(e)
-        self.body.lines.append(f"{self.final(scan.state)} = {now}.select({dim}, -1)")
+        self.body.lines.append(f"{self.final(scan.state)} = {now}.select({dim}, -1)" + ".contiguous()" * (state.kind == "map"))
 
     def _total(self, step: Recurrence, state: str, added: str, dim: int) -> None:
         """A state that only adds: its last value, and where something reads them those on the way."""

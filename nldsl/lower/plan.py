@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
@@ -143,8 +143,8 @@ def _forget(work: Rewriter, equations: list[str]) -> None:
         del work.equations[name]
 
 
-def best(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
-    """The best form of a recurrence whose obligations hold."""
+def best(work: Rewriter, step: Recurrence, states: Mapping[str, State], streams: Collection[str] = ()) -> Form:
+    """The best form of a recurrence whose obligations hold; `streams` are operators that stand at every tick."""
     equations = list(work.equations)
     try:
         _exact(work, step)
@@ -153,7 +153,7 @@ def best(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> Form:
         for e in step.equations:
             alone(e)
         _copies_fit(work, step)
-        if len(step.states) == 1 and work.types[step.states[0]].kind == "real":
+        if len(step.states) == 1 and (work.types[step.states[0]].kind == "real" or step.states[0] in streams):
             return Form("scan", "", scan=analyse_scan(work, list(step.equations), step.states[0]))
         if any(work.types[s].kind != "map" for s in step.states):
             raise NotLinear("a state that is not an operator", step.equations[0].span)
@@ -186,13 +186,23 @@ def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> F
     unit, types, _ = stagger(windows.unit(work.unit, work.types), work.types, lambda made, types, s: _parallel(replace(around, states=made.states), types, s))
     work.types |= types
     fast = {s.name: s for s in unit.states}
-    forms: dict[str, Form] = {}
-    for inner in schedule(unit, work.types):
-        if isinstance(inner, Recurrence):
-            form = forms[inner.states[0]] = best(work, inner, fast)
-            if form.name == "loop":
-                raise NotLinear(f"in a window of {windows.ticks} ticks, {form.why.partition(' (')[0]}", inner.equations[0].span)
-    return Form("windows", "", windows=windows, forms=forms, recompute=work.unit.schedule.asked("recompute", step.states) is not None)
+    equations, streams = list(work.equations), frozenset[str]()
+    while True:
+        forms: dict[str, Form] = {}
+        for inner in schedule(unit, work.types, streams=streams):
+            if isinstance(inner, Recurrence):
+                form = forms[inner.states[0]] = best(work, inner, fast, streams)
+                if form.name == "loop":
+                    break
+        else:
+            recompute = work.unit.schedule.asked("recompute", step.states) is not None
+            return Form("windows", "", windows=replace(windows, streams=streams), forms=forms, recompute=recompute)
+        # A window is short enough for operators that are more than read to stand at each of its ticks.
+        _forget(work, equations)
+        more = {e.name for e in inner.equations if work.types[e.name].kind == "map"} - streams
+        if not more:
+            raise NotLinear(f"in a window of {windows.ticks} ticks, {form.why.partition(' (')[0]}", inner.equations[0].span)
+        streams |= more
 
 
 def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], found: Form) -> Form:
@@ -201,13 +211,14 @@ def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mappin
     windows = cut(step, states, types, {n for form in forms.values() for n in machine_inputs(form)})
     inner, more, copies = stagger(windows.unit(unit, types), types, lambda made, types, s: forms.keys() >= set(s.states[:1]))
     types |= more
-    windows = replace(windows, inside=inner.equations, copies=copies)
+    streams = found.windows.streams if found.windows is not None else frozenset()
+    windows = replace(windows, inside=inner.equations, copies=copies, streams=streams)
     needs = {}
     for form in forms.values():
         members = {n for m in (form.machine, form.scan) if m is not None for n in ([m.state] if isinstance(m, Scan) else m.states)}
         first = next(e.name for e in inner.equations if e.name in members)
         needs[first] = machine_inputs(form)
-    return replace(found, windows=windows, steps=schedule(inner, types, needs))
+    return replace(found, windows=windows, steps=schedule(inner, types, needs, streams))
 
 
 def _copies_fit(work: Rewriter, step: Recurrence) -> None:

@@ -2,12 +2,12 @@
 
 Nodes are equations and instances; an edge for every read, of this tick or the one before. Strongly connected
 components are recurrences; the rest are maps. Operators of a memory exist only tick by tick, so an equation that
-makes or reads one belongs to the memory's recurrence.
+makes or reads one belongs to the memory's recurrence; but for those that are said to stand at every tick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -48,12 +48,14 @@ class Call:
 Step = Region | Recurrence | Attention | Call
 
 
-def schedule(unit: Unit, types: dict[str, Type], needs: Mapping[str, set[str]] | None = None) -> tuple[Step, ...]:
-    """The steps of a unit in the order in which they run; `needs` are streams an equation reads besides its arguments."""
+def schedule(
+    unit: Unit, types: dict[str, Type], needs: Mapping[str, set[str]] | None = None, streams: Collection[str] = ()
+) -> tuple[Step, ...]:
+    """The steps of a unit in the order in which they run; `needs` are what an equation reads besides its arguments, `streams` operators at every tick."""
     graph, nodes = _graph(unit)
-    for name, streams in (needs or {}).items():
-        graph.add_edges_from((s, name) for s in streams if s in graph)
-    group_of = _groups(unit, types, graph)
+    for name, read in (needs or {}).items():
+        graph.add_edges_from((s, name) for s in read if s in graph)
+    group_of = _groups(unit, types, graph, streams)
     merged = nx.DiGraph()
     for name in graph:
         merged.add_node(group_of[name])
@@ -68,8 +70,8 @@ def schedule(unit: Unit, types: dict[str, Type], needs: Mapping[str, set[str]] |
     depth: dict[str, int] = {}
     maps: dict[int, list[str]] = {}
     used = _used(unit)
-    for name, streams in (needs or {}).items():
-        for stream in streams:
+    for name, read in (needs or {}).items():
+        for stream in read:
             used.setdefault(stream, set()).add(name)
     for group in nx.lexicographical_topological_sort(merged):
         node = nodes.get(group)
@@ -108,12 +110,12 @@ def _graph(unit: Unit) -> tuple[nx.DiGraph, dict[str, Equation | Instance]]:
     return graph, nodes
 
 
-def _groups(unit: Unit, types: dict[str, Type], graph: nx.DiGraph) -> dict[str, str]:
+def _groups(unit: Unit, types: dict[str, Type], graph: nx.DiGraph, streams: Collection[str]) -> dict[str, str]:
     """Each node's group: its own name, or `*name` of a recurrence."""
     params = {p.name for p in unit.params}
     ties = nx.Graph()
     ties.add_nodes_from(graph)
-    fixed = _settled(unit, types, params)
+    fixed = _settled(unit, types, params) | {*streams}
     for e in unit.equations:
         for arg in e.args:
             if isinstance(arg, Num) or arg.name not in graph:

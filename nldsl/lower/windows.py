@@ -34,6 +34,7 @@ class Windows:
         sums: of each fold, the name of its sum.
         outputs: what is read outside the recurrence.
         copies: states that are copies of fast ones for later reads, and of which (see `stagger`).
+        streams: operators that stand at every tick, as other values do.
     """
 
     ticks: int
@@ -46,6 +47,7 @@ class Windows:
     sums: Mapping[str, str]
     outputs: tuple[str, ...]
     copies: Mapping[str, str] = field(default_factory=dict)
+    streams: frozenset[str] = frozenset()
 
     def unit(self, whole: Unit, types: Mapping[str, Type]) -> Unit:
         """The inside as a unit of its own: slow states and everything from outside the recurrence are what they are."""

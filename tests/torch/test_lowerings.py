@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch_cases import EXACT, ROOT, ZOO, Case, distance, gradients, outputs, split, vector_input, weights
 
 import nldsl
-from nldsl_torch import reverse
+from nldsl_torch import functions
 from nldsl_torch.build import build_source, load_module, module
 
 LAYERS = [n for n in ZOO if vector_input(n)]
@@ -197,6 +197,6 @@ def test_under_autocast_windows_are_computed_again_as_they_were():
 def test_without_gradients_nothing_is_computed_twice(monkeypatch):
     m = copy.deepcopy(again("titans_lmm"))
     x = zoo("titans_lmm").input(2, 40)
-    monkeypatch.setattr(reverse._Again, "apply", None)
+    monkeypatch.setattr(functions._Again, "apply", None)
     with torch.no_grad():
         assert m(x).shape[1] == 40

@@ -116,3 +116,39 @@ def test_a_tape_of_several_values_serves_twice():
     for _ in range(2):
         assert torch.allclose(pull((torch.ones(3), torch.ones(3)))[0], x.cos() - x.sin())
         assert torch.allclose(pull((None, torch.ones(3)))[0], -x.sin())
+
+
+ORTHOGONAL = """
+rule ns(rate, theta) on d -> e {
+  memory S : like(w) = zeros { update theta * last S - g }
+  update 0.9 * last w + rate * newton_schulz(S, d = d, e = e)
+}
+block net(d) { in x : real[d]  param up : d -> 4  param down : 4 -> d  out y = down(tanh(up(x))) }
+block m(d) {
+  in x : real[d]
+  param K : d -> d
+  param wt : d -> 1
+  memory M : net(d) = learned { minimize 0.5 * sqnorm(M(K(x)) - x) at start(4) by ns(0.1, sigmoid(wt(x))) }
+  memory V : d -> d = learned { minimize 0.5 * sqnorm(V(K(x)) - x) at start(4) by gd(0.1), RULE }
+  out y = M(x) + V(x)
+}
+"""
+
+
+def test_operators_stand_at_every_tick_of_a_window(monkeypatch):
+    """What is made of an operator besides a read is a map where a window has one for each tick; the meaning stays."""
+    c = Case(ORTHOGONAL.replace("RULE", "decay(0.9)"), "m", {"d": 3})
+    forms = {state: form for state, form in c.forms.items() if form.windows is not None}
+    inside = {s: f.name for form in forms.values() for s, f in form.forms.items()}
+    assert {f for s, f in inside.items() if s.startswith("M.")} == {"scan"} and inside["V"] == "closed"
+    x = c.input(2, 19)
+    same_as_torch(c.module, x, monkeypatch)
+    for cut in (3, 8, 18):
+        same_as_torch(in_two(c.module, cut), x, monkeypatch)
+    found, (wanted, _) = outputs(c.module(x)), c.interpreter.run(dict(c.module.named_parameters()), {"x": x})
+    assert all(distance(found[n], y) < EXACT for n, y in wanted.items())
+
+
+def test_an_operator_that_is_no_scan_is_a_loop():
+    c = Case(ORTHOGONAL.replace("RULE", "mirror(0.1)"), "m", {"d": 3})
+    assert c.forms["V"].name == "loop" and "in a window of 4 ticks" in c.forms["V"].why
