@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nldsl import tree
 from nldsl.check.instances import Units, headline
 from nldsl.check.optimizers import problems_of
+from nldsl.check.rules import only_inside
 from nldsl.core import Rule
 from nldsl.diagnostics import Diagnostic, Label, NlError, did_you_mean
 from nldsl.elaborate.scope import Constant, Scope
@@ -39,6 +40,11 @@ def rule_of(top: Scope, name: str, structure: Mapping[str, int] | None = None, s
     node, units = rules[name], Units(top)
     made = units.rule(node, structure, sizes)
     errors = [d for d in distinct(units.diagnostics) if d.severity == "error"]
+    if errors and only_inside(node, top):
+        raise NlError(
+            Diagnostic("NL432", f"`{name}` is no optimizer: to it `x` is one vector, and of a model it is a batch of them side by side",
+                       (Label(headline(node)),), expected="a rule that reads `x` as a matrix", found="a rule for memories",
+                       help="delta_gradient_descent(...)"))  # fmt: skip
     if made is None or errors:
         raise NlError(*errors)
     unknown = [s for s in structure or {} if s not in made.structure and s not in {h.name for h in made.hypers if not h.inputs}]

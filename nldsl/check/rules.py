@@ -28,18 +28,25 @@ REPORTED = ("NL1", "NL310", "NL4")
 
 def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
     """What is wrong with a rule on its own."""
-    units, names = Units(top), {n.id for n in walk(rule.body) if isinstance(n, tree.Name)}
+    units, names = Units(top), _names(rule)
     if rule.on is not None or "grad" not in names:
         made = units.rule(rule)
         units.diagnostics += causality(made.unit, made.types) if made is not None else []
-        # Of a model `x` is a batch of inputs side by side, in a memory one vector: a rule is written for one of them.
-        inside = Units(top)
-        if "x" in names and units.diagnostics and not _trial(rule, inside):
-            units = inside
+        if units.diagnostics and only_inside(rule, top):
+            return []
     else:
         _trial(rule, units)
     found = units.diagnostics if rule.on is not None else [d for d in units.diagnostics if d.code.startswith(REPORTED)]
     return [d for d in found if d.spans and d.spans[0].span.source is rule.span.source]
+
+
+def only_inside(rule: tree.Rule, top: Scope) -> bool:
+    """Whether a rule that is wrong on a tensor is right in a memory: there `x` is one vector, of a model it is a batch of them side by side."""
+    return "x" in _names(rule) and not _trial(rule, Units(top))
+
+
+def _names(rule: tree.Rule) -> set[str]:
+    return {n.id for n in walk(rule.body) if isinstance(n, tree.Name)}
 
 
 def _trial(rule: tree.Rule, units: Units) -> list[Diagnostic]:
