@@ -124,6 +124,8 @@ def _entrywise(text: str) -> Rule:
 
 def _pow(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     exponent = float(op.constants[0].strip("()"))
+    if exponent == 0:  # one, at 0 too
+        return
     to.give(lines, op.args[0], f"{d} * ({exponent!r} * {to.value(op.args[0])} ** ({exponent - 1!r}))", fresh=True)
 
 

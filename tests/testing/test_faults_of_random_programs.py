@@ -62,6 +62,7 @@ PROGRAMS = {
         "b = part(x)  out y = last b.z + last b.m", "block part(d) { in x : real[d]  memory M : real[d] { update 0.5 * last M + x }  out m = M  out z = 2 * x }\n"),
     # A column of an operator was picked from tables of params alone.
     "tables of copies at a token": main("in t : int[n]  each h in n { param W : n -> d  o = W(t) }  param O : n * d -> d  out y = O(flatten(o)) + x"),
+    "a slope of |0|^1": main("memory M : d -> d { minimize sum(abs(M(unit(x)) - relu(x))^1) at start(2) by gd(0.1) }  out y = M(x)"),
     "a token for each copy": main("param W : n -> d  each h in n { in t : int[n]  o = W(t) }  param O : n * d -> d  out y = O(flatten(o)) + x"),
     "a memory at a token": main("in t : int[n]  param W : d -> n  memory M : n -> d { minimize 0.5 * sqnorm(M(unit(W(x))) - x) by gd(0.3) }  out y = M(t) + last M(t)"),
     "a slow memory at a token": main("in t : int[n]  param W : d -> n  memory M : n -> d every 2 { minimize 0.5 * sqnorm(M(unit(W(x))) - x) by gd(0.3) }  out y = M(t)"),

@@ -259,6 +259,8 @@ def test_bounds():
         ("moneta", "lowerings", Example((("d", 4), ("heads", 1), ("window", 2), ("p", 4), ("q", 3)), cuts=(45,), noise=1.0)),
         # The memory leaves the range of float64, as it learns with a network of weights of 30.
         ("titans_mal", "finite", Example((("d", 4), ("heads", 2), ("window", 2), ("chunk", 2), ("persistent", 2)), cuts=(17,), values="sparse", noise=30.0)),
+        # States of 1e19, whose squares float32 cannot hold.
+        ("titans_lmm", "finite", Example((("d", 4), ("heads", 2), ("chunk", 4)), cuts=(11,), values="sparse", noise=30.0, seed=10502)),
     ],
 )  # fmt: skip
 def test_what_no_digit_decides_is_no_alarm(name, of, example):
