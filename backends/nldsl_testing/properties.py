@@ -248,7 +248,7 @@ def finite(subject: Subject, example: Example) -> None:
     weights = wanted.weights()
     gradients = wanted.gradients(weights)
     kinds = (("output", found.y, wanted.y), ("state", found.state, wanted.state), ("gradient of", found.gradients(weights), gradients))
-    numbers = [v.detach() for _, _, b in kinds for v in b.values() if v is not None and v.is_floating_point()]
+    numbers = [v.detach() for _, _, b in kinds for v in b.values() if v is not None and v.is_floating_point() and v.numel()]
     largest = max((v.abs().max().item() for v in numbers), default=0.0)
     for kind, a, b in kinds if not largest > LARGE else ():
         for name in b:
