@@ -276,8 +276,7 @@ def precision(subject: Subject, example: Example) -> None:
     wanted = interpret(subject, example)
     for dtype in subject.dtypes:
         found = compiled(subject, example, dtype)
-        agree(subject, example, found, wanted, f"`{example.lowering}` in {str(dtype)[6:]}", dtype=dtype,
-              loss=lambda dtype=dtype: rounding(subject, example, wanted, dtype, True))  # type: ignore[misc]  # fmt: skip
+        agree(subject, example, found, wanted, f"`{example.lowering}` in {str(dtype)[6:]}", dtype=dtype)
 
 
 def slopes(subject: Subject, example: Example) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -125,22 +125,20 @@ def tie(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> No
 
 def agree(
     subject: Subject, example: Example, found: Run, wanted: Run, what: str, *, gradients: bool = True, dtype: torch.dtype = torch.float64,
-    loss: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
 ) -> None:  # fmt: skip
-    """Outputs, states and gradients are equal within rounding.
-
-    Args:
-        loss: how far the interpreter itself is off in `dtype` (in float32, where that is float64), by group and name.
+    """Outputs, states and gradients are equal within the rounding of the computation itself, see `rounding`.
 
     Raises:
         Falsified: they are not.
     """
+    losses: Mapping[str, Mapping[str, float]] | None = None
     for group, (a, b) in groups(subject, found, wanted, gradients).items():
         off = distances(a, b, small_part(dtype))
         name, far = worst(off)
         if dtype == torch.float64 and far <= TOLERANCE:
             continue
-        lost = (loss() if loss is not None else rounding(subject, example, wanted, dtype, gradients))[group]
+        losses = losses or rounding(subject, example, wanted, dtype, gradients)
+        lost = losses[group]
         for name, far in sorted(off.items(), key=lambda item: -item[1]):
             limit = allowed(dtype, max(lost.values(), default=0.0))
             limit = max(limit, ROUNDED) if subject.rounds and group == "gradient of" else limit
@@ -196,14 +194,14 @@ def allowed(dtype: torch.dtype, lost: float) -> float:
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Memory that nobody has written is no number, so that whoever reads it is found out."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()  # its setter, unlike `use_deterministic_algorithms`, does not import the compiler: 1.5 s
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 

@@ -44,6 +44,7 @@ class Subject:
     compile: bool = False
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     _modules: dict[tuple[str, torch.dtype], torch.nn.Module] = field(default_factory=dict, repr=False)
+    _values: dict[tuple[int, float], Tensors] = field(default_factory=dict, repr=False)
 
     @cached_property
     def elaborated(self) -> Elaborated:
@@ -67,7 +68,7 @@ class Subject:
     def lowerings(self) -> tuple[str, ...]:
         """The ways to run it, the plainest first. Where the compiler crashes, its choice alone: a property will say so."""
         try:
-            stretches = "segments(" in self.small_chunks
+            stretches = "segments(" in self.module().source  # type: ignore[operator]
             return (*self.schedules, "standalone", *(["stretches"] if stretches else []), *(["compiled"] if self.compile else []))
         except Exception:
             return ("chosen",)
@@ -154,10 +155,13 @@ class Subject:
     # --- values ------------------------------------------------------------------------------------
 
     def parameters(self, seed: int, noise: float = 0.2) -> Tensors:
-        """float64 values that float32 represents; what starts as zero or one is moved away from there."""
-        draw = torch.Generator().manual_seed(seed)
-        given = self.interpreter.parameters(torch.float32, draw)
-        return {n: (p + noise * torch.randn(p.shape, generator=draw) if n in self.trained else p).double() for n, p in given.items()}
+        """float64 values that float32 represents; what starts as zero or one is moved away from there. Those drawn last are kept."""
+        if (seed, noise) not in self._values:
+            draw = torch.Generator().manual_seed(seed)
+            given = self.interpreter.parameters(torch.float32, draw)
+            moved = {n: (p + noise * torch.randn(p.shape, generator=draw) if n in self.trained else p).double() for n, p in given.items()}
+            self._values = {(seed, noise): moved}
+        return dict(self._values[seed, noise])
 
     def outputs(self, y: Tensor | Tensors) -> Tensors:
         return y if isinstance(y, dict) else {self.unit.outputs[0][0]: y}

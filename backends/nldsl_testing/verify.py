@@ -117,6 +117,7 @@ def _block(
         missing = f"it takes blocks as parameters: give {', '.join(f'-D {n}=NAME' for n in needed)}"
         yield from (Outcome(block, node.span.where, p.name, p.says, 0, 0.0, skipped=missing) for p in asked[:1])
         return
+    start = time.monotonic()
     subjects = [Subject(program, block, s, compile=compile, dtypes=tuple(dtypes)) for s in small_sizes(program, block, sizes, budget.sizes, seed)]
     ticks = longest(subjects[0], budget.example)
 
@@ -129,7 +130,8 @@ def _block(
             failure = replace(failure, lines=tuple(dict.fromkeys(lines)))
         return found, failure
 
-    yield from _each(block, node.span.where, asked, budget, lambda item: item.applies(subjects[0]), search, progress)
+    left = replace(budget, seconds=budget.seconds - (time.monotonic() - start))
+    yield from _each(block, node.span.where, asked, left, lambda item: item.applies(subjects[0]), search, progress)
 
 
 def _rule(
