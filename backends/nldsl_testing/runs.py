@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -184,11 +185,16 @@ def rounding(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype
 
 
 def allowed(dtype: torch.dtype, lost: float) -> float:
-    """The bound for a run in `dtype`; `lost` is what the interpreter loses in it, or in float32 where it is float64."""
+    """The bound for a run in `dtype`; `lost` is what the interpreter loses in it, or in float32 where it is float64.
+
+    Where it has no digit left any number will do, and where it has no number, anything.
+    """
     eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
         return max(TOLERANCE, FACTOR * lost * eps / torch.finfo(torch.float32).eps)
-    return FACTOR * max(lost, eps) if lost < NOTHING else torch.finfo(torch.float64).max
+    if lost < NOTHING:
+        return FACTOR * max(lost, eps)
+    return torch.finfo(torch.float64).max if math.isfinite(lost) else math.inf
 
 
 @contextmanager

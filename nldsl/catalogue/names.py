@@ -105,10 +105,11 @@ PAGES = {
     ),
     "NL117": error(
         "a block inside an `each`",
-        "The copies of an `each` are one batched computation of one block. Make the copies inside the block that is used.",
-        "block half(d) {\n  in x : real[d]\n  out y = 0.5 * x\n}\n"
+        "The copies of an `each` are one batched computation of one block, and only a block without params, memories and a past is"
+        " written out in it. Make the copies inside the block that is used.",
+        "block half(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = W(x)\n}\n"
         "block b(d, n = 2) {\n  in x : real[d]\n  each h in n { o = half(x) }\n  out y = flatten(o)\n}",
-        "block halves(d, n = 2) {\n  in x : real[d]\n  each h in n { o = 0.5 * x }\n  out y = flatten(o)\n}\n"
+        "block halves(d, n = 2) {\n  in x : real[d]\n  each h in n {\n    param W : d -> d\n    o = W(x)\n  }\n  out y = flatten(o)\n}\n"
         "block b(d) {\n  in x : real[d]\n  out y = halves(x)\n}",
     ),
     "NL118": error(

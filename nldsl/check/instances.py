@@ -12,6 +12,7 @@ from nldsl.core import Instance, Ref, Rule, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
 from nldsl.elaborate import elaborate_unit
+from nldsl.elaborate.builder import MAX_DEPTH
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.rule import elaborate_rule
 from nldsl.elaborate.scope import Constant, Scope
@@ -19,7 +20,6 @@ from nldsl.schedules import Schedule
 from nldsl.source import Span
 from nldsl.walk import range_names
 
-MAX_DEPTH = 32
 MAX_INSTANCES = 4096  # in one block, those inside its blocks included
 
 

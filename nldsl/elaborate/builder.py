@@ -15,6 +15,7 @@ from nldsl.names import identifier
 from nldsl.source import Span
 
 BUDGET = 20_000  # equations of one unit
+MAX_DEPTH = 32  # blocks in blocks
 
 
 class Skip(Exception):

@@ -14,17 +14,17 @@ from nldsl import tree
 from nldsl.core import Atom, Equation, Init, Last, Ref, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
-from nldsl.elaborate.builder import Skip
+from nldsl.elaborate.builder import MAX_DEPTH, Skip
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.declared import Declarations
 from nldsl.elaborate.expressions import Expressions
+from nldsl.elaborate.maps import is_map, looks_back, needed, to_give
 from nldsl.elaborate.scope import Binding, Constant, Leaf, Remembered, Scope, Stream, Structure, Variable
 from nldsl.source import Span
 from nldsl.vocabulary import WORDS
 from nldsl.walk import walk
 
 TIMELESS = "equations, params, chains and blocks of these: a structure has no past of its own"
-PAST = {"conv", "delay", "rope", "count"}
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Structures(Expressions):
         super().__init__(builder)
         self.filling: _Filling | None = None
         self.blocks: list[str] = []  # those being written out
+        self.maps: dict[int, bool] = {}  # what is known of blocks, by their ids
         self.firsts: dict[str, str] = {}  # state -> the param that is its first value
         self.straight: dict[str, tuple[Atom, Atom]] = {}  # what is read of a state -> the state, and 0 with the gradient of its first value
         self.zeros: dict[str, Atom] = {}  # state -> that 0
@@ -131,13 +132,22 @@ class Structures(Expressions):
         """Whether a structure is being written out."""
         return self.filling is not None
 
+    def in_its_place(self, expr: tree.Call, block: tree.Block, scope: Scope) -> bool:
+        """Whether the use of a block is its equations: in structures and rules, and where it is a map whose parameters are known."""
+        if self.in_place or scope.find_learner() is not None:
+            return True
+        return is_map(block, self.home_of(block), self.maps) and to_give(block) <= {a.name for a in expr.args}
+
     def written_out(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
-        """A block in a rule is a map: its equations are written out in place, its parameters may be numbers of the rule."""
+        """The equations of a block in place of its use; in a rule its parameters may be numbers of the rule."""
         inputs = [tree.Formal(n.id, None, n.span) for s in tree.inputs(block.body) for n in s.names]
-        home = self.home_of(block)
-        inner = Scope(self.arguments(expr, block.name, (*inputs, *block.formals), scope, home), home, scope.axes)
+        home, learner = self.home_of(block), scope.find_learner()
+        given = {a.name for a in expr.args}
+        mentioned = block.formals if self.in_place or learner is not None else [f for f in block.formals if f in needed(block) or f.name in given]
+        inner = Scope(self.arguments(expr, block.name, (*inputs, *mentioned), scope, home), home, scope.axes)
         if self.filling is None:
-            inner.learner = scope.find_learner()
+            inner.learner = learner
+            self._expected(block, inner, expr.span, hint)
             return self._body_of(block, inner, expr.span, hint, name)
         self.filling.path = (*self.filling.path, block.name)
         try:
@@ -145,17 +155,30 @@ class Structures(Expressions):
         finally:
             self.filling.path = self.filling.path[:-1]
 
+    def _expected(self, block: tree.Block, inner: Scope, span: Span, hint: str) -> None:
+        """The arguments of a map have the types it declares, where their sizes are known."""
+        known = {f.name for f in block.formals} & inner.names.keys()
+        for stmt in tree.inputs(block.body):
+            if {n.id for n in walk(stmt.type) if isinstance(n, tree.Name)} <= known:
+                type = self.declared.type(stmt.type, inner)
+                for n in stmt.names:
+                    atom = self._value(n if isinstance(n, tree.Name) else tree.Name(n.id, n.span), inner)
+                    self.b.emit("expect", (atom,), span, hint=f"{hint}.{n.id}", type=type)
+
     def _body_of(self, block: tree.Block, inner: Scope, span: Span, hint: str, name: str | None) -> Any:
         outs = [s for s in block.body if isinstance(s, tree.Out)]
         rest = [s for s in block.body if not isinstance(s, (tree.In, tree.Out))]
         if block.name in self.blocks:
             raise self.b.fail("NL118", f"the block `{block.name}` contains itself", span, Label(block.span, "it is written out in itself"),
                               expected="another block")  # fmt: skip
+        if len(self.blocks) + 1 >= MAX_DEPTH:
+            raise self.b.fail("NL118", f"the block `{block.name}` is nested deeper than {MAX_DEPTH}", span,
+                              expected=f"blocks nested at most {MAX_DEPTH} deep")  # fmt: skip
         if self.filling is not None:
             if len(outs) != 1:
                 raise self.b.fail("NL121", f"`{block.name}` has {len(outs)} outputs", span, *(Label(o.span, "one too many") for o in outs[1:]),
                                   expected="a structure: one output, what is read")  # fmt: skip
-            held = next((s for s in walk((*rest, *outs)) if isinstance(s, (tree.Memory, tree.Each, tree.In, tree.Last)) or _looks_back(s)), None)
+            held = next((s for s in walk((*rest, *outs)) if isinstance(s, (tree.Memory, tree.Each, tree.In, tree.Last)) or looks_back(s)), None)
             if held is not None:
                 raise self.b.fail("NL121", f"`{block.name}` cannot be the structure of a memory", span, Label(held.span, "this has a past or copies"),
                                   expected=TIMELESS)  # fmt: skip
@@ -283,7 +306,3 @@ def ancestors(equations: Mapping[str, Equation], atom: Atom) -> set[str]:
         seen |= fresh
         stack += fresh
     return seen
-
-
-def _looks_back(node: object) -> bool:
-    return isinstance(node, tree.Call) and isinstance(node.fn, tree.Name) and node.fn.id in PAST

@@ -238,7 +238,7 @@ class Statements(Memories):
     def _equation(self, spelled: str, expr: tree.Expr, core: str, scope: Scope) -> None:
         if isinstance(expr, tree.Call) and isinstance(expr.fn, tree.Name):
             found = scope.find(expr.fn.id)
-            if isinstance(found, Constant) and isinstance(found.value, tree.Block) and not self.in_place:
+            if isinstance(found, Constant) and isinstance(found.value, tree.Block) and not self.in_its_place(expr, found.value, scope):
                 self.b.read.add(expr.fn.id)
                 outputs = self._instance(expr, found.value, scope)
                 if not outputs:
@@ -274,7 +274,7 @@ class Statements(Memories):
     # --- blocks in blocks ------------------------------------------------------------------------
 
     def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
-        if self.in_place or scope.find_learner() is not None:
+        if self.in_its_place(expr, block, scope):
             return self.written_out(expr, block, scope, hint, name)
         outputs = self._instance(expr, block, scope)
         if len(outputs) != 1:

@@ -209,8 +209,6 @@ def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotange
         return work.emit("ungather" if part.op == "gather" else "gather", cotangent, axis=axis)
     if part.op == "pool" and index == 0:  # its own adjoint
         return work.emit("pool", cotangent, forward.args[1], **dict(part.attrs))
-    if part.op == "apply" and work.type(forward.args[1]).kind == "int":
-        raise NotDifferentiable(part)  # a column is picked: that is no product
     result = work.type(Ref(forward.name))
     if isinstance(cotangent, Num) and is_number(result) and result.shape and part.op in VECTORS:
         cotangent = work.emit("fill", cotangent, _shaped(work, Ref(forward.name)))

@@ -1,4 +1,4 @@
-"""A unit without gradients: objectives are differentiated, implicit steps are solved."""
+"""A unit without gradients: indices are columns, objectives are differentiated, implicit steps are solved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from nldsl.check.reading import Reading
 from nldsl.core import Ref, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.lower.affine import NotLinear
+from nldsl.lower.columns import columns
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 
 
@@ -15,6 +16,7 @@ def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
     Raises:
         NlError: NL601, NL602.
     """
+    unit, types = columns(unit, types)
     reading = Reading.of(unit)
     implicit = any(e.op == "grad" and isinstance(e.args[0], Ref) and e.name in reading.ancestors(e.args[0].name) for e in unit.equations)
     try:

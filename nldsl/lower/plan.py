@@ -94,7 +94,6 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     """
     given = unit
     unit, types = explicit(unit, types)
-    unit, types = _columns(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)
     unit, types = _delays(share_equal(remove_copies(unit)), types)
     unit, types = name_outputs(fold_constants(unit, types), types)  # memories that are numbers are streams now
@@ -323,22 +322,6 @@ def machine_inputs(form: Form) -> set[str]:
         atoms += [kept.number, kept.channels]
     atoms += [r.probe for r in form.machine.reads.values()]
     return {a.name for a in atoms if isinstance(a, Ref)}
-
-
-def _columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
-    """An operator at an index: where it is no table that all ticks and copies share, a product with what picks the column."""
-    work = Rewriter(unit, types)
-    shared = {p.name for p in unit.params if not p.type.axes}
-    given = {n: work.types[n] for n in (*(i.name for i in unit.inputs), *(p.name for p in unit.params))}
-    some = sorted((n for n, t in given.items() if t.kind in ("real", "map")), key=lambda n: len(given[n].axes))
-    for e in ordered(unit.equations):
-        if all(isinstance(a, Ref) and a.name in shared for a in e.args) and e.args and e.op not in ("grad", "fold") and e.name not in work.states:
-            shared.add(e.name)
-        if e.op == "apply" and work.type(e.args[1]).kind == "int" and not (isinstance(e.args[0], Ref) and e.args[0].name in shared):
-            work.at(e.span)
-            place = work.define(work.fresh(f"{e.name}.column"), "column", (e.args[1], Ref(some[0]) if some else e.args[0]))
-            work.equations[e.name] = replace(e, args=(e.args[0], place))
-    return work.finish()
 
 
 def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:

@@ -229,5 +229,11 @@ def test_an_implicit_step_on_a_stream_ends(codes):
 
 
 def test_what_has_no_derivative_is_said_by_check(codes):
-    picked = "memory M : 7 -> d { minimize -dot(M(i), t) by gd(0.1) }"
-    assert codes(f"block b(d) {{ in i : int[7]  in t : real[d]  {picked}  out y = M(i) }}") == ["NL601"]
+    power = "memory M : d -> d { minimize sqnorm(matrix_power(M, 0.5)) by gd(0.1) }"
+    assert codes(f"block b(d) {{ in x : real[d]  {power}  out y = M(x) }}") == ["NL601"]
+
+
+def test_the_column_an_index_picks_has_length_one(codes):
+    """So a rate up to 2 cannot overshoot, and one above may."""
+    text = "block b(d) {{ in i : int[7]  in v : real[d]  memory S : 7 -> d {{ minimize 0.5 * sqnorm(S(i) - v) by gd({}) }}  out y = S(i) }}"
+    assert [codes(text.format(rate)) for rate in (1.9, 2.1)] == [[], ["NL502"]]

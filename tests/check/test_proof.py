@@ -147,7 +147,7 @@ def test_resets_in_a_circle():
 
 
 def test_a_cycle_through_an_instance():
-    e = of("block half(d) { in x : real[d]  out y = 0.5 * x }  block b(d) { in x : real[d]  h = half(x)  g = h + x  out y = g }")
+    e = of("block half(d) { in x : real[d]  param W : d -> d  out y = W(x) }  block b(d) { in x : real[d]  h = half(x)  g = h + x  out y = g }")
     (instance,) = e.unit.instances
     bad = replace(e, units={**e.units, e.key: replace(e.unit, instances=(replace(instance, args=(("x", Ref("g")),)),))})
     (d,) = wrong(bad)

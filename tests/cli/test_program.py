@@ -68,7 +68,7 @@ def test_a_block_as_a_parameter(program):
 
 
 def test_every_unit_that_is_reached_is_there():
-    text = "block a(d) { in x : real[d]  out y = 2 * x }\nblock b(d) { in x : real[d]  out y = a(a(x)) }\nblock c(d) { in x : real[d]  out y = b(x) }"
+    text = "block a(d) { in x : real[d]  param W : d -> d  out y = W(x) }\nblock b(d) { in x : real[d]  out y = a(a(x)) }\nblock c(d) { in x : real[d]  out y = b(x) }"
     found = nldsl.load(text).elaborate("c", d=3)
     assert list(found.units) == ["c(d=3)", "b(d=3)", "a(d=3)"]
 

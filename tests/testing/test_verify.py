@@ -248,6 +248,7 @@ def test_bounds():
     assert runs.allowed(torch.float32, 0.0) < 1e-5
     assert runs.allowed(torch.bfloat16, 0.0) < 0.5
     assert 1e30 < runs.allowed(torch.bfloat16, 1.0) < float("inf")  # no digit is left: any number, but a number
+    assert runs.allowed(torch.bfloat16, float("inf")) == float("inf")  # no number: anything
 
 
 @pytest.mark.parametrize(
