@@ -188,6 +188,7 @@ class Memory:
     axes: tuple[Axis, ...]
     span: Span = _span()
     shared: str | None = None  # by the sequences of a batch: the sum or mean of their gradients is what it learns from
+    writes: str | None = None  # which outer gradients pass its steps, where the text says it
 
 
 @dataclass(frozen=True)

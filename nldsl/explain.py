@@ -136,11 +136,12 @@ def _defaults(found: Plan) -> list[str]:
     """What the text leaves open and how it was taken."""
     out = []
     reading = Reading.of(found.unit)
+    unsaid = {m.state for m in found.unit.memories if m.objective is not None and m.parent is None and m.writes is None}
     for state in found.unit.states:
         if state.name in reading.starts:
             out.append(f"{state.name}: the state of {reading.starts[state.name]} when the window of {state.every} ticks began")
         elif state.name not in reading.paced and state.name not in found.same:
-            out += _state_defaults(state)
+            out += _state_defaults(state, state.name in unsaid)
     plain = [p.name for p in found.unit.params if p.default_init]
     if plain:
         out.append(f"{', '.join(plain[:6])}{', ...' if len(plain) > 6 else ''}: initial values by default (operators normal(1 / sqrt(inputs)), vectors 0)")
@@ -149,10 +150,13 @@ def _defaults(found: Plan) -> list[str]:
     return out
 
 
-def _state_defaults(state: State) -> list[str]:
+def _state_defaults(state: State, passed: bool) -> list[str]:
+    """`passed`: the text does not say which outer gradients pass its steps, so all do."""
     what = []
     if state.every == 1 and state.reset is None:
         what.append("changes at every tick, starts anew with each sequence")
     if state.every > 1 and state.flush == "carry":
         what.append("a partial period at the end is carried on in the state")
+    if passed:
+        what.append("outer gradients pass its steps")
     return [f"{state.name}: {'; '.join(what)}"] if what else []

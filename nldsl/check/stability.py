@@ -106,7 +106,7 @@ def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -
         if bend.high == INF and _through_network(reading, state, objective):
             continue
         if strength.high > 2 + SLACK:
-            found.append(_overshoot(state, objective, span, bound, bend))
+            found.append(_overshoot(state, objective, span, bound, bend, factor))
         found += _double_erase(reading, ranges, state, objective, strength)
     return found
 
@@ -119,16 +119,17 @@ def _through_network(reading: Reading, state: State, objective: Objective) -> bo
     return any(siblings & {n, *(a.name for r in reading.ancestors(n) for a in reading.atoms(r) if isinstance(a, Last))} for n in read)
 
 
-def _overshoot(state: State, objective: Objective, span: Span, bound: Interval, bend: Interval) -> Diagnostic:
-    free = bend.high == INF
+def _overshoot(state: State, objective: Objective, span: Span, bound: Interval, bend: Interval, ticks: Interval) -> Diagnostic:
+    """`ticks`: how many of them are added up in a step."""
+    free, added = bend.high == INF, f", the sum over {ticks.high:.0f} ticks" if ticks.high > 1 else ""
     return Diagnostic(
         "NL502",
         f"a step of `{state.name}` may overshoot: the error grows where rate * |key|^2 exceeds 2",
         (Label(objective.span, "curves as |key|^2, which has no bound" if free else f"curves at most {bend.high:.4g}"),
          Label(span, f"the rate, in {bound}")),
         expected="rate * |key|^2 at most 2",
-        found="a key of any length" if free else f"up to {times(bound, bend).high:.4g}",
-        help="k = unit(...) as the key" if free else "sigmoid(...) as the rate, or a smaller one",
+        found="a key of any length" if free else f"up to {times(times(bound, bend), ticks).high:.4g}{added}",
+        help="k = unit(...) as the key" if free else "over mean" if ticks.high > 1 else "sigmoid(...) as the rate, or a smaller one",
     )  # fmt: skip
 
 

@@ -113,9 +113,10 @@ class Memories(Learners):
             raise self.b.fail("NL401", what, node.name.span,
                               expected="an objective" if update is not None else "an objective or an update",
                               help="minimize 0.5 * sqnorm(M(k) - v) by gd(0.1)")  # fmt: skip
+        writes = order if tree.Writes in clauses else None
         for name in binding.states:
             state = next(s for s in self.b.states if s.name == name)
-            self.b.memories.append(Memory(name, name, parent, key, value, text, steps, None, state.type.axes, node.span, shared))
+            self.b.memories.append(Memory(name, name, parent, key, value, text, steps, None, state.type.axes, node.span, shared, writes))
 
     def _leaves(self, node: tree.Memory, binding: Remembered, scope: Scope, based: bool) -> list[tuple[Type, Any, bool]]:
         """Type, first value, and whether it is learned, of each state of a memory; one that starts from another has none to learn."""

@@ -237,3 +237,10 @@ def test_the_column_an_index_picks_has_length_one(codes):
     """So a rate up to 2 cannot overshoot, and one above may."""
     text = "block b(d) {{ in i : int[7]  in v : real[d]  memory S : 7 -> d {{ minimize 0.5 * sqnorm(S(i) - v) by gd({}) }}  out y = S(i) }}"
     assert [codes(text.format(rate)) for rate in (1.9, 2.1)] == [[], ["NL502"]]
+
+
+def test_the_gradients_of_a_period_are_added_up():
+    text = "block b(d) {{ in x : real[d]  memory S : d -> d every 8 {{ minimize 0.5 * sqnorm(S(unit(x)) - x) over {} by gd(1) }}  out y = S(unit(x)) }}"
+    (found,) = check_source(Source("t.nl", text.format("sum"))).diagnostics
+    assert found.code == "NL502" and found.found == "up to 8, the sum over 8 ticks" and found.help == "over mean"
+    assert not check_source(Source("t.nl", text.format("mean"))).diagnostics

@@ -3,6 +3,7 @@
 import pytest
 
 import nldsl
+from nldsl.explain import explain
 
 TEXT = """
 const base = 0.5
@@ -144,3 +145,9 @@ def test_explain_of_a_file_with_blocks_in_blocks(tmp_path, monkeypatch, capsys):
     assert "in all" in everything.split("block lm", 1)[1]
     assert run(["explain", "a.nl", "--block", "net", "-D", "d=8", "-D", "cell=cell"]) == 0
     assert "block net" in (one := capsys.readouterr().out) and "in all" in one and "block lm" not in one
+
+
+def test_explain_says_which_outer_gradients_pass_where_the_text_does_not():
+    text = "block b(d) {{ in x : real[d]  memory S : d -> d {{ minimize 0.5 * sqnorm(S(unit(x)) - x) by gd(0.5) {} }}  out y = S(x) }}"
+    said = [explain(nldsl.load(text.format(order))) for order in ("", "writes first_order", "writes through")]
+    assert ["outer gradients pass its steps" in s for s in said] == [True, False, False]
