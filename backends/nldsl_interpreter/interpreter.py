@@ -11,6 +11,7 @@ from torch import Tensor
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
 from nldsl.pretrained import check, folder
+from nldsl.wide import ENTRYWISE, of_the_tick
 from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded, ungather
 from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
@@ -75,6 +76,7 @@ class _Machine:
         self.params = {p.name: prefix + identifier(p.name) for p in self.unit.params}
         self.instances = {i.name: i for i in self.unit.instances}
         self.inner = {n: _Machine(units, types, i.unit or "", f"{prefix}{identifier(n)}.") for n, i in self.instances.items()}
+        self.of_the_tick = of_the_tick(self.unit, self.types)
         self.orders: dict[frozenset[str], list[list[str]]] = {}
 
     def parameters(self, dtype: torch.dtype, generator: torch.Generator | None) -> Tensors:
@@ -131,12 +133,16 @@ class _Tick:
             self.after[m.prefix + name] = self._held(self._copies(scope[name], state.type))
         return {name: self._held(self._copies(*self.atom(atom, scope))) for name, atom in m.unit.outputs}
 
-    def atom(self, atom: Atom, scope: Mapping[str, Tensor]) -> tuple[Tensor, Type]:
+    def atom(self, atom: Atom, scope: Mapping[str, Tensor], wide: bool = False) -> tuple[Tensor, Type]:
+        """A value; with `wide`, in which numbers are float64, for what only the tick decides."""
         if isinstance(atom, Num):
-            return initial_value(atom.value, Type("real"), self.dtype)[None], Type("real")
+            return initial_value(atom.value, Type("real"), torch.float64 if wide else self.dtype)[None], Type("real")
         if isinstance(atom, Last):
             return self.before[atom.name], self.m.types[atom.name]
-        return self._param(atom.name) if atom.name in self.m.params else scope[atom.name], self.m.types[atom.name]
+        if atom.name in self.m.params:
+            return self._param(atom.name), self.m.types[atom.name]
+        value = scope[atom.name]
+        return value.to(self.dtype) if atom.name in self.m.of_the_tick and not wide else value, self.m.types[atom.name]
 
     def _param(self, name: str) -> Tensor:
         return self.params[self.m.params[name]].unsqueeze(0)
@@ -163,11 +169,16 @@ class _Tick:
     # --- equations ---------------------------------------------------------------------------------
 
     def equation(self, e: Equation, scope: Mapping[str, Tensor]) -> Tensor:
-        args, result = [self.atom(a, scope) for a in e.args], self.m.types[e.name]
+        wide = e.name in self.m.of_the_tick
+        args, result = [self.atom(a, scope, wide) for a in e.args], self.m.types[e.name]
+        if e.op in ENTRYWISE:  # a whole number in arithmetic
+            args = [(x.to(torch.float64 if wide else self.dtype) if x.dtype == torch.int64 else x, t) for x, t in args]
         if e.op == "gather":
             return gather(*args[0], e.attr("axis"))
         if e.op == "ungather":
             return ungather(*args[0], result, e.attr("axis"))
+        if e.op == "cast":
+            return args[0][0].to(self.dtype)
         values = arguments(e.op, result, args)
         match e.op:
             case "column":
@@ -176,7 +187,7 @@ class _Tick:
                 return self._gradient(e.attr("objective"), self._copies(values[0], result), scope)
             case "count":
                 offset = e.attr("offset", 0)  # where there is one, the first step is at that tick
-                return torch.full((1,), (self.t + 1 - offset) // e.attr("every", 1) + (offset > 0), dtype=self.dtype)
+                return torch.full((1,), (self.t + 1 - offset) // e.attr("every", 1) + (offset > 0), dtype=torch.float64)
             case "index":
                 return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
             case "rope":

@@ -128,6 +128,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
             return f"F.one_hot({align(text(e.args[0]), type(e.args[0]), Type('int', (), result.axes))}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
         case "column":
             return f"F.one_hot({text(e.args[0])}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
+        case "cast":
+            return f"{text(e.args[0])}.to({text(e.args[1])}.dtype)"
         case "cross_entropy":
             return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
     raise NotImplementedError(e.op)

@@ -144,13 +144,11 @@ class StepWriter:
         body.note(e.span)
         if e.op == "count":
             some = self.unit.inputs[0].name
-            real = [i.name for i in self.unit.inputs if i.type.kind == "real"] + sorted(self.params)
-            body.reads |= dict.fromkeys([some, *real[:1]])
-            # Whole numbers would become float32 in a division, whatever the dtype of the module.
-            like = f".to({body.names.of(real[0])}.dtype)" if real else ""
+            body.reads[some] = None
+            wide = ".to(torch.float64)" if any(i.type.kind == "real" for i in self.unit.inputs) or self.params else ""
             every, offset = e.attr("every", 1), e.attr("offset", 0)
             number = f"ticks({body.names.of(some)}, tick)"
-            body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every} + {int(offset > 0)})'}{like}")
+            body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every} + {int(offset > 0)})'}{wide}")
             return True
         source = body.text(e.args[0])
         if isinstance(e.args[0], Num) or e.args[0].name in self.static:

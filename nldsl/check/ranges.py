@@ -290,7 +290,7 @@ TABLE: dict[str, Rule] = {
     "matrix_power": _unknown,
     "eigenvectors": lambda e, r: Interval(-1.0, 1.0),
     "flatten": _unary(_same), "entry": _unary(_same),
-    "unflatten": lambda e, r: r.of(e.args[0]),
+    "unflatten": lambda e, r: r.of(e.args[0]), "cast": lambda e, r: r.of(e.args[0]),
     "ungather": _unary(_same),
     "gather": _unary(_same),
     "delay": _unary(lambda a: hull(ZERO, a)),

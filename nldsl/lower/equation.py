@@ -171,7 +171,7 @@ class Writer:
                 return args[0][1:] if args[0].startswith("-") else f"-{_bracket(args[0])}"
             case "sum" if all(n.integer == 1 for n in self.plan.types[_name(e.args[0])].shape):
                 return args[0]
-            case "copy":
+            case "copy" | "cast":
                 return args[0]
             case "apply":
                 return f"{args[0]}({args[1]})"
@@ -251,6 +251,6 @@ def _period(plan: Plan, form: Form, e: Equation) -> str:
         if x.op in INFIX:
             plain = f"{args[0]} {INFIX[x.op]} {args[1]}"
             return f"({plain})" if depth else plain
-        return args[0] if x.op == "copy" else f"{x.op}({', '.join(args)})"
+        return args[0] if x.op in ("copy", "cast") else f"{x.op}({', '.join(args)})"
 
     return text(Ref(e.name))

@@ -23,6 +23,7 @@ from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import prune
 from nldsl.lower.explicit import explicit
 from nldsl.lower.order import ordered
+from nldsl.lower.precision import precise
 from nldsl.lower.retention import in_unit_interval, log
 from nldsl.lower.rewrite import Rewriter, retyped
 from nldsl.lower.rounding import rounded
@@ -106,7 +107,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
         if isinstance(step, Recurrence):
             forms[step.states[0]] = form = choose(work, step, states)
             needs[step.equations[0].name] = machine_inputs(form)
-    unit, types = work.finish()
+    unit, types = precise(*work.finish())
     kept = {n for names in needs.values() for n in names}
     unit = prune(replace(unit, outputs=(*unit.outputs, *((f"*{n}", Ref(n)) for n in sorted(kept)))))
     unit = replace(unit, outputs=tuple(o for o in unit.outputs if not o[0].startswith("*")))

@@ -5,6 +5,9 @@ import torch
 from torch_cases import EXACT, SINGLE, Reference, case, compare, distance, gradients, outputs, weights
 from torch_programs import memory
 
+import nldsl
+from nldsl_interpreter import Interpreter
+
 OBJECTIVES = {"solve": "0.5 * sqnorm(S(k) - v)", "closed": "-dot(S(k), v)"}
 # Per tick and head (or channel): even, uneven, and some ticks that keep everything beside some that keep nothing.
 DECAYS = {
@@ -124,3 +127,29 @@ def test_a_first_value_has_the_digits_of_the_module(first):
     c = case(f"block m(d) {{ in x : real[d]  memory m : real[d] = {first} {{ update 0.5 * last m + x }}  out y = last m }}", "m", d=2)
     x = c.input(1, 3)
     assert torch.allclose(c.module(x), c.interpreter.run({}, {"x": x})[0]["y"], rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_numbers_that_only_the_tick_decides_are_exact(dtype):
+    """They are rounded once, where they meet what is given: bfloat16 has no 257, and float32 four digits of 1 - 0.999."""
+    text = "block m(d) { in x : real[d]  t = count()  out y = x * (1 - 0.999 ^ t)  out z = x / (t - 297.5)  out n = 0 * x + t }"
+    program = nldsl.load(text)
+    x, t = torch.ones(1, 300, 1, dtype=dtype), torch.arange(1, 301, dtype=torch.float64)
+    wanted = {"y": 1 - 0.999**t, "z": 1 / (t - 297.5), "n": t}
+    e = program.elaborate("m", d=1)
+    for found in (program.module("m", d=1).to(dtype)(x), Interpreter(*e.parts).run({}, {"x": x})[0]):
+        for name, value in wanted.items():
+            assert found[name].dtype == dtype
+            off = ((found[name][0, :, 0].double() - value) / value).abs().max()
+            assert off <= max(2 * torch.finfo(dtype).eps, 1e-13), (name, off)
+
+
+def test_whole_numbers_in_arithmetic_have_the_dtype_of_the_module():
+    program = nldsl.load("block m(d) { in x : real[d]  in n : int[9]  out y = 1 / n  out z = exp(n) * sqrt(n) / (n + 1)  out u = 0 * x }")
+    n = torch.arange(1, 9)[None]
+    for dtype in (torch.float64, torch.float32):
+        x, whole = torch.zeros(1, 8, 2, dtype=dtype), n.to(dtype)
+        e = program.elaborate("m", d=2)
+        for found in (program.module("m", d=2).to(dtype)(x, n), Interpreter(*e.parts).run({}, {"x": x, "n": n})[0]):
+            assert found["y"].dtype == dtype and torch.equal(found["y"], 1 / whole)
+            torch.testing.assert_close(found["z"], whole.exp() * whole.sqrt() / (whole + 1), rtol=4 * torch.finfo(dtype).eps, atol=0)
