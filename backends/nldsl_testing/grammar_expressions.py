@@ -190,6 +190,11 @@ class Expressions:
             times.remove("")
         return self.choice.pick(times)
 
+    def index(self, memory: Memory) -> str | None:
+        """A whole number as the key of a memory, now and then, where there is one that fits."""
+        fitting = [token for token, classes in self.tokens if classes == memory.type.a]
+        return self.choice.pick(fitting) if memory.kind == "linear" and fitting and self.choice.chance(3) else None
+
     def at(self, memory: Memory, argument: Value) -> Value:
         """An argument at which a memory may be read."""
         if self.flow.may_read(memory.node, argument.deps):
@@ -211,6 +216,8 @@ class Expressions:
         if m.kind in ("vector", "number"):
             return Value(f"{when}{m.name}", own)
         a, name = (m.type.b, f"transpose({when}{m.name})") if back else (m.type.a, f"{when}{m.name}")
+        if not back and (index := self.index(m)) is not None:
+            return Value(f"{name}({index})", own)
         argument = self.vector(a, depth - 1)
         if m.kind == "store":
             if not self.flow.settled(argument.deps | own):
@@ -253,6 +260,7 @@ class Expressions:
             return Value(self.choice.pick(["0.9", "0.5", "1", f"sigmoid({self.param(NUMBER, '1')})" if self.choice.chance(2) else "0.8"]))
         options: list[Callable[[], Value]] = [
             lambda: Value("0.9"),
+            lambda: Value("1 - 0.5 ^ count()", loose=True),
             lambda: of("sigmoid({0})", self.number(1)),
             lambda: of("1 - 0.5 * sigmoid({0})", self.number(1), loose=True),
             lambda: of("exp(-softplus({0}))", self.number(1)),

@@ -61,7 +61,8 @@ class Memories:
             memory.kind, memory.type, memory.structure, kind = twin.kind, twin.type, twin.structure, twin.kind
         step = Step(memory, plain=kind == "linear" and choice.chance(2))
         if kind != "store":
-            memory.every = choice.pick(["", "", "", "2", "3", "4"]) if clock is None else clock
+            clocks = ["", "", "", "2"] if step.plain else ["", "", "", "2", "3", "4"]
+            memory.every = choice.pick(clocks) if clock is None else clock
             if memory.every:
                 step.clock = f" every {memory.every}" + (" offset 1" if choice.chance(4) and clock is None else "")
             elif choice.chance(5 if step.plain else 3):
@@ -164,9 +165,10 @@ class Memories:
         forms = ["0.5 * sqnorm({0} - {1.tight})", "-dot({0}, {1})", "0.3 * sqnorm({0} - {1.tight})", "sum(softplus({0} - {1.tight}))", "mean({0} * {1.tight})",
                  "0.5 * sqnorm(tanh({0}) - {1.tight})", "mean(abs({0} - {1.tight}))", "0.5 * sqnorm(norm({0}) - {1.tight})",
                  "sum(sqrt(1 + ({0} - {1.tight})^2))", "-sum(min({0}, {1}))", "0.1 * sum(exp(min({0}, 1))) - dot({0}, {1})",
-                 "0.5 * sqnorm(relu({0}) - {1.tight})", "0.5 * sqnorm(softmax({0}) - {1.tight})"]  # fmt: skip
+                 "0.5 * sqnorm(relu({0}) - {1.tight})", "0.5 * sqnorm(softmax({0}) - {1.tight})",
+                 f"{self.file.gap()}({{0}}, {{1}}, width = 0.7)", f"0.5 * {self.file.gap()}({{0}}, {{1}})"]  # fmt: skip
         if plain:
-            forms = [*forms[:3], forms[4]]
+            forms = [*forms[:3], forms[1], forms[4]]
         if memory.kind == "linear" and (not plain or self.choice.chance(4)):
             back = self.at_value(memory)
             forms = forms if not plain else []
@@ -177,6 +179,8 @@ class Memories:
         return of(self.choice.pick(forms), read, target)
 
     def _reading(self, memory: Memory) -> Value:
+        if (index := self.e.index(memory)) is not None:
+            return Value(f"{memory.name}({index})")
         key = self.e.at(memory, self.e.key(memory.type.a))
         return Value(f"{memory.name}({key})", key.deps)
 

@@ -12,6 +12,12 @@ PROJECTIONS = {
 }
 
 
+GAPS = {
+    "far": "block far(d, width = 1) {\n  in a, b : real[d]\n  u = a - b\n  out z = width * sqnorm(u) / sqrt(1 + sqnorm(u))\n}\n",
+    "near": "block near(d, width = 1) {\n  in a, b : real[d]\n  out z = far(a, b) - 0.1 * width * dot(a, b)\n}\n",
+}
+
+
 @dataclass
 class File:
     """The items of a file, made when they are first asked for."""
@@ -37,6 +43,12 @@ class File:
             self.rules.append(name)
             self.items[name] = rule_text(self.choice, name, "rate, beta = 0.9")
         return self.choice.pick(self.rules)
+
+    def gap(self) -> str:
+        """How far two vectors are from each other, as a block; one calls the other."""
+        name = self.choice.pick(list(GAPS))
+        self.items |= {n: text for n, text in GAPS.items() if n in ("far", name)}
+        return name
 
     def projection(self) -> str:
         name = self.choice.pick(list(PROJECTIONS))

@@ -164,7 +164,7 @@ class Adjoint:
             if own is None or not to.startswith("("):
                 return self.sizes.get(to)
             lead = tuple(n.strip() for n in to.strip("()").split(",") if n.strip())
-            return (*lead, *own[len(lead) :])
+            return (*lead, *own[len(own) - int(op.constants[1]) :])
         return shape_of(op.kind, [() if is_number(a) else self.sizes.get(a) for a in op.args], op.constants)
 
     def _atom(self, items: list[Item], node: ast.expr) -> ast.expr:

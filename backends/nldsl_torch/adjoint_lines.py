@@ -78,8 +78,8 @@ def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | No
             return name, [a], ()
         case ast.Call(func=ast.Name(id="gelu_pull"), args=args):
             return "gelu_pull", args, ()
-        case ast.Call(func=ast.Name(id="spread"), args=[a, lead]):
-            return "spread", [a], (ast.unparse(lead),)
+        case ast.Call(func=ast.Name(id="spread"), args=[a, lead, rank]):
+            return "spread", [a], (ast.unparse(lead), ast.unparse(rank))
     return None
 
 

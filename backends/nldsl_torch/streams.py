@@ -338,9 +338,9 @@ def beside(parts, dim: int) -> Tensor:
     return torch.cat([x.expand(*lead, *x.shape[-2:]) for x in parts], dim)
 
 
-def spread(x: Tensor, lead: tuple[int, ...]) -> Tensor:
-    """A tensor with all leading dimensions, those of size 1 extended."""
-    return x.expand(*lead, *x.shape[len(lead) :])
+def spread(x: Tensor, lead: tuple[int, ...], rank: int) -> Tensor:
+    """A tensor with all leading dimensions before its last `rank`; those of size 1, or not there, extended."""
+    return x.expand(*lead, *x.shape[x.dim() - rank :])
 
 
 def pooled(x: Tensor, like: Tensor, over: str) -> Tensor:

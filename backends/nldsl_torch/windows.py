@@ -104,7 +104,7 @@ class WindowWriter(WindowEnds):
         wanted = Type("real", shape, (*self.axes_in, TIME))
         aligned = ops.align(text, given, wanted)
         if spread or TIME not in given.axes:
-            return f"spread({aligned}, {self._lead()})"
+            return f"spread({aligned}, {self._lead()}, {len(shape)})"
         return aligned
 
     def _lead(self) -> str:

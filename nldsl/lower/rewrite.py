@@ -69,6 +69,7 @@ class Rewriter:
         """The value of an operation, simplified where that is free."""
         if op == "transpose":
             return self._transpose(args[0], hint)
+        args = self._unfilled(op, args)
         simple = _simplify(op, args, self.type)
         if simple is not None:
             return simple
@@ -79,6 +80,17 @@ class Rewriter:
         result = self.define(self.fresh(hint), op, args, **attrs)
         self.made[key] = result.name
         return result
+
+    def _unfilled(self, op: str, args: tuple[Atom, ...]) -> tuple[Atom, ...]:
+        """One number instead of a tensor filled with it, where the other argument gives the shape."""
+        if op not in ("add", "sub", "mul", "div"):
+            return args
+        for at, a in enumerate(args):
+            e = self.equations.get(a.name) if isinstance(a, Ref) and a.name not in self.states else None
+            other = args[1 - at]
+            if e is not None and e.op == "fill" and not isinstance(other, Num) and self.type(other) == self.type(a):
+                return (e.args[0], other) if at == 0 else (other, e.args[0])
+        return args
 
     def _transpose(self, a: Atom, hint: str) -> Atom:
         """The transpose, moved inwards as far as the operations that make the operator allow."""

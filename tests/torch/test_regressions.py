@@ -24,7 +24,16 @@ BIAS = (
 )
 
 
-@pytest.mark.parametrize("program", [NETWORK, SHARES, BIAS], ids=["network", "shares", "bias"])
+# What is added at every tick of a window is a param: the same for all ticks and sequences.
+CONSTANT = (
+    "block m(d) {\n  in x : real[d]\n  param W : d -> 2\n  param p : real[d] = ones\n"
+    "  memory M : d -> 2 { update 0.9 * last M + 0.1 * W }\n"
+    "  memory P : d -> 2 { minimize -dot(P(p), W(p)) at start(3) by decay(0.9), gd(0.1) }\n"
+    "  out y = sum(start(2) M(x)) * x + sum(P(x)) * p\n}"
+)
+
+
+@pytest.mark.parametrize("program", [NETWORK, SHARES, BIAS, CONSTANT], ids=["network", "shares", "bias", "constant"])
 def test_a_kept_graph_serves_twice(program):
     c = case(program, "m", d=3)
     x = c.input(2, 7).requires_grad_()
