@@ -76,8 +76,10 @@ class Reversible(Fusible):
 
     def __call__(self, *args):
         tensors = args[self.numbers :]
-        if not torch.is_grad_enabled() or torch.is_autocast_enabled(tensors[0].device.type) or not any(x.requires_grad for x in tensors):
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
             return self.run(self.fn, args)[0]
+        if torch.is_autocast_enabled(tensors[0].device.type):
+            return self.fn(*args)[0]  # torch finds the gradients itself, which compiled code does not let it
         return _Reverse.apply(self, *args)
 
     def run(self, fn, args):
@@ -116,7 +118,7 @@ def _plain(x):
         strides = STRIDES[x.shape] = torch.empty(x.shape, device="meta").stride()
     if x.stride() != strides:
         x = x.contiguous().as_strided(x.shape, strides)  # `contiguous` takes any stride of a dimension of 1
-    return x.detach()
+    return x.detach() if x.requires_grad else x
 
 
 class _Reverse(torch.autograd.Function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nldsl.core import Atom, Equation, Instance, Last, Num, Ref, Type
+from nldsl.core import Atom, Axis, Equation, Instance, Last, Num, Ref, Type
 from nldsl.lower.equation import machine_text
 from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form, Plan, machine_inputs
@@ -322,23 +322,26 @@ class StepWriter:
     # --- stores and instances ------------------------------------------------------------------------
 
     def _attention(self, e: Equation) -> None:
+        """Keys and values are kept as often as the store stands there; its reads may be in more copies."""
         result = self.types[e.name]
-        lead = f"(B, T{''.join(f', {ops.literal(a.size)}' for a in result.axes)})"
+        own = tuple(a for a in result.axes if any(a in self.type_of(x).axes for x in e.args[1:]))
         store, window = e.attr("memory"), e.attr("window")
-        moved = []
-        for atom in e.args:
+
+        def moved(atom: Atom, axes: tuple[Axis, ...]) -> str:
             given = self.type_of(atom)
             value = self.value(atom) + (".to(self._like.dtype)" if isinstance(atom, Ref) and atom.name in self.rounded else "")
-            moved.append(f"to_memory({ops.align(value, given, Type('real', given.shape, result.axes))}, {lead})")
-        q, k, v = moved
-        heads = "".join(f", {ops.literal(a.size)}" for a in result.axes)
+            return f"to_memory({ops.align(value, given, Type('real', given.shape, axes))}, (B, T{_sizes(axes)}))"
+
         for key, atom in ((f"{store}:key", e.args[1]), (f"{store}:value", e.args[2])):
-            self.carried[key] = f"z.new_zeros(batch{heads}, 0, {ops.literal(self.type_of(atom).shape[0])})"
+            self.carried[key] = f"z.new_zeros(batch{_sizes(own)}, 0, {ops.literal(self.type_of(atom).shape[0])})"
         say = self.forward.append
         say(f"# {store}: store, {e.span.where}")
-        say(f"k_, v_ = {k}, {v}")
-        past = f'(state["{store}:key"], state["{store}:value"])'
-        say(f"{self.local(e.name)} = from_memory(window_attention({q}, k_, v_, {window}, None, {past}), {len(result.axes)})")
+        say(f"k_, v_ = {moved(e.args[1], own)}, {moved(e.args[2], own)}")
+        more = "".join(f".unsqueeze({1 + n})" for n, a in enumerate(result.axes) if a not in own)
+        wide = f"{more}.expand(B{_sizes(result.axes)}, -1, -1)" if more else ""
+        past = f'(state["{store}:key"]{wide}, state["{store}:value"]{wide})'
+        read = f"window_attention({moved(e.args[0], result.axes)}, k_{wide}, v_{wide}, {window}, None, {past})"
+        say(f"{self.local(e.name)} = from_memory({read}, {len(result.axes)})")
         for key, x in ((f"{store}:key", "k_"), (f"{store}:value", "v_")):
             say(f'new["{key}"] = remember(state["{key}"], {x}, {window})')
 
@@ -350,3 +353,7 @@ class StepWriter:
         self.forward.append(f'new |= whole(part_, "{attr}.")')
         for o in i.outputs:
             self.forward.append(f"{self.local(f'{i.name}.{o}')} = y_" + (f'["{o}"]' if len(i.outputs) > 1 else ""))
+
+
+def _sizes(axes: tuple[Axis, ...]) -> str:
+    return "".join(f", {ops.literal(a.size)}" for a in axes)

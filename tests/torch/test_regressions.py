@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch_cases import ZOO, case, distance, outputs, vector_input, weights, zoo
+from torch_cases import ZOO, case, check, distance, outputs, vector_input, weights, zoo
 
 from nldsl_torch.reverse import gelu_curve
 
@@ -100,3 +100,26 @@ def test_directions_in_half_precision_are_rounded_once(word):
     assert torch.equal(y, exact.bfloat16())
     found, wanted = torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(exact.sum(), wide)[0]
     assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+STORE = """
+block m(d, n = 2) {
+  in x : real[d]
+  param K : d -> d
+  memory S : store(d -> d, window = WINDOW) { key K(x)  value tanh(x) }
+  each h in n {
+    param Q : d -> d
+    memory M : d -> d { update 0.9 * last M + outer(S(Q(x)), x) }
+    o = last M(x) + S(2 * Q(x))
+  }
+  param Wo : n * d -> d
+  out y = S(x) + Wo(flatten(o))
+}
+"""
+
+
+@pytest.mark.parametrize("window", [2, 4, 99])
+def test_a_store_is_read_in_copies_and_outside(window):
+    c = case(STORE.replace("WINDOW", str(window)), "m", d=3)
+    check(c, [1, 4, 9])
+    assert c.module.initial_state(2)["S:key"].shape == (2, 0, 3)

@@ -135,6 +135,21 @@ def test_whole_windows_are_compiled(name, backend):
     windows_once(zoo(name), backend)
 
 
+def test_windows_under_autocast():
+    """The gradients of compiled modules are there, and those of eager ones."""
+    m = zoo("titans_lmm").single()
+    x = zoo("titans_lmm").input(2, 140).float()
+
+    def grads():
+        with torch.autocast("cpu", torch.bfloat16):
+            y = m(x)
+        return torch.autograd.grad(y.float().square().sum(), list(m.parameters()))
+
+    with compiled("eager"):
+        found = grads()
+    assert all(distance(a, b) < 1e-2 for a, b in zip(found, grads(), strict=True))
+
+
 @pytest.mark.inductor
 def test_windows_by_inductor():
     windows_once(zoo("ttt_linear"), "inductor")
