@@ -69,8 +69,9 @@ class Hand:
             h = F.gelu(a)
             error = apply(down, h) - net(i, v) + (k - v if i < 3 else 0)
             pulled = slope(apply(down.mT, error), a)
-            nets.append((alpha * s["M"][i][0] - eta * pulled.unsqueeze(-1) * k.unsqueeze(-2),
-                         alpha * s["M"][i][1] - eta * error.unsqueeze(-1) * h.unsqueeze(-2)))  # fmt: skip
+            up, down = s["M"][i]
+            pulled, error = pulled + apply(up, k), error + apply(down, h)  # the erase: W x x^T
+            nets.append((alpha * up - eta * pulled.unsqueeze(-1) * k.unsqueeze(-2), alpha * down - eta * error.unsqueeze(-1) * h.unsqueeze(-2)))
         starts = [nets[i] if t % C == 0 else s["start"][i] for i, C in enumerate(self.windows)]
         y, kept = x + F.linear(o.flatten(-2), p["Wo"]), []
         for up, down in s["F"]:

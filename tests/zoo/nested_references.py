@@ -131,8 +131,8 @@ def tnt(p: P, x: Tensor, coarse: int, fine: Sequence[int], shard: int) -> Tensor
 # --- self-modifying Titans ---------------------------------------------------------------------------------
 
 
-def titans_core(boxes: list[Weights], z: Tensor, q: Tensor, C: Sequence[int], erase: bool) -> Tensor:
-    """(83)-(90): boxes are key, value, memory, rate, retention; the first three have a residual."""
+def titans_core(boxes: list[Weights], z: Tensor, q: Tensor, C: Sequence[int], both: bool) -> Tensor:
+    """(83)-(90): boxes are key, value, memory, rate, retention; the first three have a residual; `both` weights erase, or the first."""
 
     def read(i: int, w: Weights, x: Tensor) -> Tensor:
         return residual(w, x) if i < 3 else mlp(w, x)
@@ -148,15 +148,16 @@ def titans_core(boxes: list[Weights], z: Tensor, q: Tensor, C: Sequence[int], er
             target = read(i, start[i], v)
             (g,) = gradients(lambda w, i=i, k=k, target=target: half(read(i, w, k) - target), start[i])
             up, down = now[i]
-            factor = wide(alpha) * torch.eye(k.shape[-1], dtype=k.dtype) - (wide(eta) * outer(k, k) if erase else 0)
-            now[i] = plus((up @ factor, wide(alpha) * down), g, -wide(eta))
+            h = torch.nn.functional.gelu(mv(start[i][0], k))
+            kept = wide(alpha) * up - wide(eta) * outer(mv(up, k), k), wide(alpha) * down - wide(eta) * outer(mv(down, h), h) * both
+            now[i] = plus(kept, g, -wide(eta))
     return torch.stack(o, 1)
 
 
 def self_modifying(p: P, x: Tensor, C: Sequence[int]) -> Tensor:
     u = conv(x, p["u_filter"])
     boxes = [tuple(p[f"{n}_{i}_init"].expand(len(x), *p[f"{n}_{i}_init"].shape) for n in "BA") for i in range(5)]
-    return out(p, titans_core(boxes, heads(p["Wx"], u), unit(heads(p["Wq"], u)), C, erase=True))
+    return out(p, titans_core(boxes, heads(p["Wx"], u), unit(heads(p["Wq"], u)), C, both=False))
 
 
 # --- continuum memory systems ----------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def hope(p: P, token: Tensor, target: Tensor, C: Sequence[int], periods: Sequenc
     x = p["embed"].T[token]
     u = conv(rms(x), p["u_filter"])
     boxes = [first(p, f"M_{i}_mlp_" if i < 3 else f"M_{i}_", len(x)) for i in range(5)]
-    o = titans_core(boxes, heads(p["Wx"], u), unit(heads(p["Wq"], u)), C, erase=False)
+    o = titans_core(boxes, heads(p["Wx"], u), unit(heads(p["Wq"], u)), C, both=True)
     return continuum(p, x + out(p, o), target, {c: first(p, f"F_{c}_", len(x)) for c in periods}, 0.1, in_a_chain)
 
 
