@@ -30,7 +30,7 @@ from nldsl.lower.rounding import rounded
 from nldsl.lower.scan import Scan, analyse_scan
 from nldsl.lower.schedule import Recurrence, Step, schedule
 from nldsl.lower.share import share_equal
-from nldsl.lower.stagger import stagger
+from nldsl.lower.stagger import stagger, without_originals
 from nldsl.lower.windows import Windows, cut
 
 
@@ -99,6 +99,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     unit, types = _delays(share_equal(remove_copies(unit)), types)
     unit, types = name_outputs(fold_constants(unit, types), types)  # memories that are numbers are streams now
     unit, types, same = stagger(prune(unit), types, _parallel)
+    unit, same = without_originals(unit, same)
     work = Rewriter(unit, types)
     states = {s.name: s for s in unit.states}
     forms: dict[str, Form] = {}
@@ -106,7 +107,7 @@ def plan(unit: Unit, types: dict[str, Type]) -> Plan:
     for step in schedule(unit, types):
         if isinstance(step, Recurrence):
             forms[step.states[0]] = form = choose(work, step, states)
-            needs[step.equations[0].name] = machine_inputs(form)
+            needs[step.states[0]] = machine_inputs(form)
     unit, types = precise(*work.finish())
     kept = {n for names in needs.values() for n in names}
     unit = prune(replace(unit, outputs=(*unit.outputs, *((f"*{n}", Ref(n)) for n in sorted(kept)))))

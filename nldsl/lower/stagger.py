@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type, Unit
+from nldsl.lower.differentiate import prune
 from nldsl.lower.schedule import Recurrence, schedule, tick_order
 
 ROUNDS = 64  # more copies of a memory than this are not made
@@ -43,6 +44,26 @@ def stagger(unit: Unit, types: dict[str, Type], parallel: Callable[[Unit, dict[s
         if all(parallel(made, more, s) for s in schedule(made, more) if isinstance(s, Recurrence) and group & set(s.states)):
             unit, types, same = made, more, same | copies
     return unit, types, same
+
+
+def without_originals(unit: Unit, same: dict[str, str]) -> tuple[Unit, dict[str, str]]:
+    """Where only copies of a state are read, the first of them is the state; a unit, and what is still a copy of what."""
+    if not same:
+        return unit, same
+    unit = prune(unit)
+    alive = {s.name for s in unit.states}
+    names: dict[str, str] = {}
+    for copy, of in same.items():
+        if of not in alive and copy in alive:
+            alive.add(of)
+            names[copy] = of
+    equations = tuple(
+        replace(e, name=names.get(e.name, e.name), args=tuple(_renamed(a, names) for a in e.args)) for e in unit.equations
+    )
+    states = tuple(replace(s, name=names.get(s.name, s.name)) for s in unit.states)
+    outputs = tuple((n, _renamed(a, names)) for n, a in unit.outputs)
+    instances = tuple(replace(i, args=tuple((n, _renamed(a, names)) for n, a in i.args)) for i in unit.instances)
+    return replace(unit, equations=equations, states=states, outputs=outputs, instances=instances), {c: o for c, o in same.items() if c not in names}
 
 
 def _copied(unit: Unit, types: dict[str, Type], step: Recurrence) -> tuple[Unit, dict[str, Type], dict[str, str]] | None:

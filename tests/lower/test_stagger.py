@@ -27,6 +27,11 @@ PROGRAMS = {
         "z = h + T(unit(h))  e = 0.5 * sqnorm(tanh(z) - x)  out y = z",
         {"F": "windows"},
     ),
+    "the copy alone is read": (
+        "z = Wq(x) + last F(x)  memory S : d -> d { minimize 0.5 * sqnorm(S(unit(z)) - x) by gd(0.3) }\n  o = last S(z)  e = 0.5 * sqnorm(z)  "
+        "memory F : d -> d { minimize e by gd(0.3) }\n  out y = last F(o)",
+        {"S": "solve", "F": "solve", "F~1": "solve", "F~2": "solve"},
+    ),
     "no gain": ("memory S : d -> d { update 0.5 * last S + outer(tanh(last S(k)), k) }\n  out y = S(S(k))", {"S": "loop"}),
     "something else of the operator": (CLOSED + "out y = S(solve(S + identity(S), S(k)))", {"S": "loop"}),
     "too many": (CLOSED + "chain p = k over i in 0 .. " + str(ROUNDS + 2) + " { p = S(unit(p)) }  out y = p", {"S": "loop"}),
