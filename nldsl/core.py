@@ -196,7 +196,7 @@ class Instance:
     """A block used inside a block: a stateful function from input streams to output streams.
 
     `formals` are the parameters given by the user; `unit` is the key of the elaborated callee, found when the
-    types of the arguments are known.
+    types of the arguments are known; `place` is the call in the text, empty where it cannot be written out.
     """
 
     name: str
@@ -206,6 +206,7 @@ class Instance:
     outputs: tuple[str, ...]
     span: Span = _span()
     unit: str | None = None
+    place: tuple[tuple[str, int, int], ...] = ()  # nldsl/elaborate/builder.py
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,13 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  chain h = x over i in 0 .. 2 { h = 2 * h }\n  out y = h\n}",
     ),
     "NL117": error(
-        "a block inside an `each`",
-        "The copies of an `each` are one batched computation of one block, and only a block without params, memories and a past is"
-        " written out in it. Make the copies inside the block that is used.",
-        "block half(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = W(x)\n}\n"
-        "block b(d, n = 2) {\n  in x : real[d]\n  each h in n { o = half(x) }\n  out y = flatten(o)\n}",
-        "block halves(d, n = 2) {\n  in x : real[d]\n  each h in n {\n    param W : d -> d\n    o = W(x)\n  }\n  out y = flatten(o)\n}\n"
-        "block b(d) {\n  in x : real[d]\n  out y = halves(x)\n}",
+        "a block of tables where it has to be written out",
+        "In an `each`, in a recurrence and in an objective the statements of a block stand in place of its call. A block with inputs"
+        " in copies of its own takes tables, of which there are none in there.",
+        "block heads(d, n) {\n  each h in n {\n    in q : real[d]\n    o = 2 * q\n  }\n  out y = flatten(o)\n}\n"
+        "block b(d, n = 2) {\n  in x : real[d]\n  each h in n {\n    q = h * x\n    o = heads(q, n = n)\n  }\n  out y = flatten(o)\n}",
+        "block heads(d, n) {\n  each h in n {\n    in q : real[d]\n    o = 2 * q\n  }\n  out y = flatten(o)\n}\n"
+        "block b(d, n = 2) {\n  in x : real[d]\n  each h in n { q = h * x }\n  out y = heads(q, n = n)\n}",
     ),
     "NL118": error(
         "a block or a rule inside itself",

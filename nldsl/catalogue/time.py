@@ -55,11 +55,10 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update 0.9 * last S + outer(last S(x), x) }\n  out y = S(x)\n}",
     ),
     "NL311": error(
-        "a block, a store or a window of ticks in a recurrence",
-        "A block with params, memories or a past, a store, `delay`, `conv` and `rope` run over all ticks at once. Their arguments cannot"
-        " depend on their result, not even through `last`. Write the block's body in place, or move it before or behind the recurrence.",
-        "block half(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = W(x)\n}\n"
-        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update x + half(last m) }\n  out y = m\n}",
-        "block b(d) {\n  in x : real[d]\n  param W : d -> d\n  memory m : real[d] = 0 { update x + W(last m) }\n  out y = m\n}",
+        "a store or a window of ticks in a recurrence",
+        "A store, `delay`, `conv` and `rope` run over all ticks at once. Their arguments cannot depend on their result, not even through"
+        " `last`. Move them before or behind the recurrence.",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update x + 0.5 * delay(last m, 1) }\n  out y = m\n}",
+        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update x + 0.5 * last u }\n  u = last m\n  out y = m\n}",
     ),
 }

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nldsl import tree
+from nldsl.check.recurrences import blocks as recurrent
 from nldsl.check.shapes import Types, infer_shapes
 from nldsl.core import Instance, Ref, Rule, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
 from nldsl.elaborate import elaborate_unit
-from nldsl.elaborate.builder import MAX_DEPTH
+from nldsl.elaborate.builder import MAX_DEPTH, Place
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.rule import elaborate_rule
 from nldsl.elaborate.scope import Constant, Scope
@@ -42,6 +43,7 @@ class Units:
     depths: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
+    misused: list[Diagnostic] = field(default_factory=list)  # what is wrong with the instances of the unit at hand
 
     def block(self, block: tree.Block, formals: Mapping[str, Any]) -> str | None:
         """The key of a block at complete parameters; None when it has errors, which are reported."""
@@ -53,8 +55,7 @@ class Units:
             self._too_deep(block, "contains itself" if around else f"is nested deeper than {MAX_DEPTH}")
             return None
         self.opened.append(key)
-        unit, found = elaborate_unit(key, block, formals, self.top, self.sizes)
-        unit, types, wrong = infer_shapes(unit, self.instance)
+        unit, types, wrong = self._typed(key, block, formals)
         self.opened.pop()
         self.units[key] = unit = replace(unit, schedule=self._schedule(block))
         inside = [i.unit for i in unit.instances if i.unit is not None]
@@ -68,11 +69,26 @@ class Units:
                 Diagnostic("NL003", f"the block `{block.name}` has too many blocks inside it", (Label(headline(block)),),
                            expected=f"at most {MAX_INSTANCES}", found=str(self.totals[key] - 1)))  # fmt: skip
             return None
-        self.diagnostics += found + wrong
-        if any(d.severity == "error" for d in found + wrong) or any(i.unit is None for i in unit.instances):
+        self.diagnostics += wrong
+        if any(d.severity == "error" for d in wrong) or any(i.unit is None for i in unit.instances):
             return None
         self.types[key] = types
         return key
+
+    def _typed(self, key: str, block: tree.Block, formals: Mapping[str, Any]) -> tuple[Unit, Types, list[Diagnostic]]:
+        """A unit, its types and what is wrong: elaborated until no call of a block is left that has to be written out."""
+        around = self.misused
+        places: dict[Place, Mapping[str, Any]] = {}
+        while True:
+            self.misused = []
+            unit, found, wanted = elaborate_unit(key, block, formals, self.top, self.sizes, places)
+            unit, types, wrong = infer_shapes(unit, self.instance)
+            found, self.misused = [*found, *wrong, *self.misused], around
+            wanted |= {i.place for i in recurrent(unit, types)}
+            more = {i.place: dict(self.units[i.unit].formals) for i in unit.instances if i.place in wanted and i.place and i.unit is not None}
+            if not more:
+                return unit, types, found
+            places |= more
 
     def _schedule(self, block: tree.Block) -> Schedule:
         """What the file asks for a block of its own."""
@@ -101,7 +117,7 @@ class Units:
         formals = complete(block, dict(instance.formals), args, self.top)
         missing = [f for f in block.formals if f.name not in formals]
         if missing:
-            self.diagnostics.append(
+            self.misused.append(
                 Diagnostic("NL110", f"`{block.name}` needs `{missing[0].name}`",
                            (Label(instance.span), Label(missing[0].span, "declared here")),
                            expected=f"`{missing[0].name} = ...`, or an input whose shape gives it"))  # fmt: skip
@@ -115,7 +131,7 @@ class Units:
             # An input of an `each` is given from outside as a table: one row for each copy.
             wanted = (*(a.size for a in declared.type.axes), *declared.type.shape)
             if (given.kind, given.shape, given.bound) != (declared.type.kind, wanted, declared.type.bound):
-                self.diagnostics.append(
+                self.misused.append(
                     Diagnostic("NL202", f"`{block.name}` does not take this",
                                (Label(instance.span), Label(declared.span, f"`{declared.name}` is declared here")),
                                expected=str(declared.type), found=str(given)))  # fmt: skip

@@ -18,10 +18,12 @@ All reads of one operator memory belong to its recurrence: none of these stands 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nldsl.check.causality import cyclic_core, same_tick, shortest_cycle
 from nldsl.check.reading import Reading, shown
 from nldsl.check.shapes import Types
-from nldsl.core import Atom, Last, Num, Ref, Unit
+from nldsl.core import Atom, Instance, Last, Num, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
 
 # Operations that need all ticks of their argument, and what to write instead on a cycle.
@@ -35,10 +37,26 @@ WHOLE = {
 
 def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
     """NL311 for each block instance and each operation over ticks that its own result reaches again, now or later."""
+    found, told = [], set()
+    for reading, edges, ring, name in _rings(unit, types):
+        place = reading.instances[name].span if name in reading.instances else reading.equations[name].span
+        if (place.start, place.end) not in told:
+            told.add((place.start, place.end))
+            found.append(_report(reading, edges, shortest_cycle(edges, ring, name)))
+    return found
+
+
+def blocks(unit: Unit, types: Types) -> list[Instance]:
+    """The instances that are part of a recurrence, where a function of whole streams cannot stand."""
+    return [reading.instances[name] for reading, _, _, name in _rings(unit, types) if name in reading.instances]
+
+
+def _rings(unit: Unit, types: Types) -> Iterator[tuple[Reading, dict[str, dict[str, Atom]], set[str], str]]:
+    """Each recurrence with what needs all ticks in it: what reads what, its names, and one of these."""
     reading = Reading.of(unit)
     whole = set(reading.instances) | {n for n, e in reading.equations.items() if e.op in WHOLE}
     if not whole:
-        return []
+        return
     names = reading.equations.keys() | reading.instances.keys()
     edges: dict[str, dict[str, Atom]] = {
         n: {a.name: a for a in reversed(reading.atoms(n)) if not isinstance(a, Num) and a.name in names} for n in names
@@ -50,20 +68,15 @@ def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
                 edges[operator].setdefault(reader, Ref(reader))
     core = cyclic_core(edges)
     if not core & whole:
-        return []
+        return
     import networkx as nx
 
     graph = nx.DiGraph([(a, b) for a in core for b in edges[a] if b in core])
     within = cyclic_core(same_tick(unit))  # NL310 has these
     rings = [c for c in nx.strongly_connected_components(graph) if len(c) > 1 or any(n in edges[n] for n in c)]
-    found, told = [], set()
     for ring in rings:
-        for name in sorted(ring & whole):
-            place = reading.instances[name].span if name in reading.instances else reading.equations[name].span
-            if not ring & within and (place.start, place.end) not in told:
-                told.add((place.start, place.end))
-                found.append(_report(reading, edges, shortest_cycle(edges, ring, name)))
-    return found
+        if not ring & within:
+            yield from ((reading, edges, ring, name) for name in sorted(ring & whole))
 
 
 def _operators(reading: Reading, unit: Unit, types: Types) -> set[str]:

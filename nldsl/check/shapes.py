@@ -112,13 +112,19 @@ class _Shapes:
             for arg in equation.args:
                 if isinstance(arg, Num) or arg.name in names or self._reaches(arg.name, set(names)):
                     continue
-                self.settle(arg.name)
+                if arg.name not in self.types:
+                    self.settle(arg.name)
                 found = self.types.get(arg.name)
                 if found is None or found.kind != "real":
                     continue
                 self.assumed[name] = self.types[name] = found
                 for reader in reversed(names[:at]):
-                    result = self._typed(self.equations[reader], self.types) if reader in self.equations else None
+                    open_names = {n for n in names if n not in self.types}
+                    for beside in [n for n in self._reads(reader) if not self._known(n) and not self._reaches(n, open_names)]:
+                        self.settle(beside)
+                    if reader in self.instances:
+                        self._define_instance(self.instances[reader])
+                    result = self._typed(self.equations[reader], self.types) if reader in self.equations else self.types.get(reader)
                     if result is None:
                         break
                     self.assumed[reader] = self.types[reader] = result

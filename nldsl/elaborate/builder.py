@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,15 @@ from nldsl.source import Span
 BUDGET = 20_000  # equations of one unit
 MAX_DEPTH = 32  # blocks in blocks
 
+# A call of a block: the calls around it that are written out, and it; each by file, position, and how often it came by there.
+Place = tuple[tuple[str, int, int], ...]
+
+
+def read_by(e: Equation) -> list[Atom]:
+    """What an equation reads, and what its objective does."""
+    objective = e.attr("objective")
+    return [*e.args, *(a for part in (objective.equations if objective is not None else ()) for a in part.args)]
+
 
 class Skip(Exception):
     """The statement at hand has been reported; go on with the next."""
@@ -24,6 +33,29 @@ class Skip(Exception):
 
 class TooLarge(Exception):
     """The unit is over its budget, which has been reported; leave it."""
+
+
+@dataclass
+class Evaluations:
+    """The elaborations of one objective, for one state after another: what it declares, it declares at the first.
+
+    Attributes:
+        made: by place in the text, what was declared.
+        formal, start: of the elaboration at hand, the variable it is a function of and where its equations begin.
+        path: the calls being written out in it.
+    """
+
+    made: dict[Place, Any] = field(default_factory=dict)
+    formal: str = ""
+    start: int = 0
+    path: Place = ()
+    visits: dict[Place, int] = field(default_factory=dict)
+
+    def visit(self, span: Span) -> Place:
+        """A place in the text, and how often the elaboration at hand came by."""
+        at = (*self.path, (span.source.name, span.start, 0))
+        n = self.visits[at] = self.visits.get(at, -1) + 1
+        return (*self.path, (span.source.name, span.start, n))
 
 
 @dataclass
@@ -37,6 +69,8 @@ class Builder:
     equations: list[Equation] = field(default_factory=list)
     memories: list[Memory] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
+    judged: list[Instance] = field(default_factory=list)  # those an objective passes
+    evaluations: Evaluations | None = None  # of the objective that is being elaborated
     outputs: list[tuple[str, Atom]] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
@@ -116,22 +150,58 @@ class Builder:
         """Make `name` stand for an atom that already has a name of its own."""
         return self.emit("copy", (atom,), span, name)
 
-    @contextmanager
-    def objective(self, formal: str, span: Span) -> Iterator[list[Any]]:
-        """Equations emitted inside that depend on `formal` become the objective's body, the rest stay.
+    def once(self, span: Span, make: Callable[[], str]) -> str:
+        """The name of what `make` declares; in an objective, that of the first time."""
+        if self.evaluations is None:
+            return make()
+        key = self.evaluations.visit(span)
+        if key not in self.evaluations.made:
+            self.evaluations.made[key] = make()
+        return str(self.evaluations.made[key])
 
-        The caller appends nothing; on leaving, the yielded list's last item must be the result atom.
+    def depends(self, atoms: Iterable[Any]) -> bool:
+        """Whether atoms are computed from the variable of the objective that is being elaborated."""
+        assert self.evaluations is not None
+        since = {e.name: e for e in self.equations[self.evaluations.start :]}
+        seen, stack = set[str](), [a.name for a in atoms if isinstance(a, Ref)]
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                stack += [a.name for a in since[name].args if isinstance(a, Ref)] if name in since else []
+        return self.evaluations.formal in seen
+
+    @contextmanager
+    def objective(self, formal: str, state: str, span: Span, evaluations: Evaluations) -> Iterator[list[Any]]:
+        """Equations emitted inside that depend on `formal`, which stands for `state`, become the objective's body, the rest stay.
+
+        The caller appends nothing; on leaving, the yielded list's last item must be the result atom. Where calls of blocks are
+        to be written out first, there is no body yet, and everything is a stream, so that their arguments have types.
         """
-        start = len(self.equations)
+        start, first = len(self.equations), len(self.instances)
         box: list[Any] = []
-        yield box
+        around, self.evaluations = self.evaluations, evaluations
+        evaluations.formal, evaluations.start = formal, start
+        evaluations.visits.clear()
+        try:
+            yield box
+        finally:
+            self.evaluations = around
         result = box.pop()
         emitted, depends, body, rest = self.equations[start:], {formal}, [], []
         for equation in emitted:
-            if any(isinstance(a, Ref) and a.name in depends for a in equation.args):
+            if any(isinstance(a, Ref) and a.name in depends for a in read_by(equation)):
                 depends.add(equation.name)
                 body.append(equation)
             else:
                 rest.append(equation)
+        judged = [i for i in self.instances[first:] if any(isinstance(a, Ref) and a.name in depends for _, a in i.args)]
+        self.judged += judged
+
+        def seen(a: Atom) -> Atom:
+            return Last(state, span) if isinstance(a, Ref) and a.name == formal else a
+
+        if judged:
+            body, rest = [], [replace(e, args=tuple(map(seen, e.args))) for e in emitted]
         self.equations[start:] = rest
         box.append(Objective(formal, tuple(body), result, span))

@@ -290,9 +290,12 @@ class Expressions:
         ticks = self._ticks(expr, scope, 1)
         source = self.atom(expr.args[0].value, scope, hint)
         # Its type needs the source's and is completed with it by the pass `shapes`.
-        filter = self.b.fresh(f"{name or hint}.filter")
-        size = Dim.of(ticks)
-        self.b.params.append(Param(filter, Type("filter", (size,)), ("uniform", -(ticks**-0.5), ticks**-0.5), True, expr.span))
+        def declared() -> str:
+            filter = self.b.fresh(f"{name or hint}.filter")
+            self.b.params.append(Param(filter, Type("filter", (Dim.of(ticks),)), ("uniform", -(ticks**-0.5), ticks**-0.5), True, expr.span))
+            return filter
+
+        filter = self.b.once(expr.span, declared)
         return self.b.emit("conv", (source, Ref(filter, expr.span)), expr.span, name, hint, ticks=ticks)
 
     def _sum(

@@ -11,11 +11,11 @@ from nldsl import tree
 from nldsl.core import Atom, Init, Last, Memory, Num, Objective, Param, Ref, State, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
-from nldsl.elaborate.builder import Builder, Skip
+from nldsl.elaborate.builder import Builder, Evaluations, Skip
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.declared import Declarations, is_kept
 from nldsl.elaborate.learners import Learners
-from nldsl.elaborate.paths import Open
+from nldsl.elaborate.paths import Open, passes_time
 from nldsl.elaborate.scope import Learner, Remembered, Scope, Variable
 
 ORDERS = ("through", "first_order", "straight_through", "stop")  # of the outer gradient
@@ -291,12 +291,13 @@ class Memories(Learners):
         paced = [n for n, s in enumerate(clause.steps) if isinstance(s, tree.Step)]
         plain = paced[0] if paced else len(steps)
         known: dict[Any, Objective] = {}
+        evaluations = Evaluations()
         at: tuple[Atom, ...] = tuple(Last(state, node.name.span) for state in binding.states)
         for n, step in enumerate(steps[:plain]):
             points, after = start or at, []
             for i, state in enumerate(binding.states):
                 name = state if n == plain - 1 else None
-                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known, whole.given)
+                objective = partial(self._objective, clause, node, spelled, binding, scope, points, i, known, evaluations, whole.given)
                 if binding.structure is None:
                     objective()
                 learner = replace(whole, last=at[i], memory=state, objective=objective, over=over, at=start[i] if start else None, gradients={})
@@ -307,7 +308,7 @@ class Memories(Learners):
 
     def _objective(
         self, clause: tree.Minimize, node: tree.Memory, spelled: str, binding: Remembered, scope: Scope, points: tuple[Atom, ...], i: int,
-        known: dict[Any, Objective], given: bool,
+        known: dict[Any, Objective], evaluations: Evaluations, given: bool,
     ) -> Objective:  # fmt: skip
         """The objective as a function of one state, the others being at their points; `given`: no outer gradient passes what it reads."""
         case = (i, *(points[j] for j in range(len(points)) if j != i))
@@ -317,9 +318,11 @@ class Memories(Learners):
         inner = scope.inner()
         atoms = tuple(Ref(formal) if j == i else point for j, point in enumerate(points))
         inner.names[spelled] = Variable(atoms, binding, scope.axes, node.span)
-        with self.b.objective(formal, clause.objective.span) as box:
+        with self.b.objective(formal, binding.states[i], clause.objective.span, evaluations) as box:
             box.append(self.atom(clause.objective, inner, f"{binding.name}.loss"))
         objective: Objective = box[0]
+        if passes_time(self.b, spelled, objective.equations, objective.span, None):
+            raise Skip
         if not (isinstance(objective.result, Ref) and any(e.name == objective.result.name for e in objective.equations)):
             self.open[formal] = Open(binding.states[i], spelled, node.name.span, start=clause.start is not None)
         elif given:

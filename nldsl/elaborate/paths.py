@@ -8,12 +8,12 @@ NL (71).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from nldsl.core import Equation, Last, Objective, Ref
+from nldsl.core import Atom, Equation, Instance, Last, Objective, Ref
 from nldsl.diagnostics import Label
-from nldsl.elaborate.builder import Builder
+from nldsl.elaborate.builder import Builder, Place, read_by
 from nldsl.lower.order import ordered
 from nldsl.source import Span
 
@@ -30,10 +30,15 @@ class Open:
     start: bool
 
 
-def complete(b: Builder, waiting: dict[str, Open]) -> None:
-    """Give every open objective its body, or report that nothing leads from the memory to it."""
+def complete(b: Builder, waiting: dict[str, Open]) -> set[Place]:
+    """Give every open objective its body, or report that nothing leads from the memory to it.
+
+    Returns:
+        The calls of blocks on the way, which have to be written out; such an objective has no body yet.
+    """
+    wanted: set[Place] = set()
     if not waiting:
-        return
+        return wanted
     equations = {e.name: e for e in b.equations}
     bodies: dict[str, Objective | None] = {}
     for n, e in enumerate(b.equations):
@@ -41,35 +46,59 @@ def complete(b: Builder, waiting: dict[str, Open]) -> None:
         if objective is None or not {objective.self} & (waiting.keys() | bodies.keys()):
             continue
         if objective.self not in bodies:
-            bodies[objective.self] = _body(b, equations, objective, waiting.pop(objective.self))
+            place = waiting.pop(objective.self)
+            calls = _between(b, equations, place, objective.result)
+            wanted |= {i.place for i in calls if i.place}
+            bodies[objective.self] = None if any(i.place for i in calls) else _body(b, equations, objective, place, calls)
         found = bodies[objective.self]
         if found is not None:
             b.equations[n] = replace(e, attrs=tuple((k, found if k == "objective" else v) for k, v in e.attrs))
+    return wanted
 
 
-def _body(b: Builder, equations: dict[str, Equation], objective: Objective, place: Open) -> Objective | None:
+def _between(b: Builder, equations: dict[str, Equation], place: Open, target: Atom) -> list[Instance]:
+    """The calls of blocks on the way from a memory to its objective within this tick."""
+    reads = {e.name: read_by(e) for e in equations.values()}
+    for i in b.instances:
+        reads |= {f"{i.name}.{o}": [a for _, a in i.args] for o in i.outputs}
+    behind = _reached({n: [a.name for a in atoms if isinstance(a, Ref)] for n, atoms in reads.items()}, target.name if isinstance(target, Ref) else "")
+    readers: dict[str, list[str]] = {}
+    for n, atoms in reads.items():
+        for a in atoms:
+            if isinstance(a, Ref) or (isinstance(a, Last) and a.name == place.state):
+                readers.setdefault(a.name, []).append(n)
+    ahead = _reached(readers, place.state)
+    return [i for i in b.instances if any(f"{i.name}.{o}" in behind and f"{i.name}.{o}" in ahead for o in i.outputs)]
+
+
+def _reached(edges: dict[str, list[str]], start: str) -> set[str]:
+    seen, stack = {start}, [start]
+    while stack:
+        fresh = set(edges.get(stack.pop(), ())) - seen
+        seen |= fresh
+        stack += fresh
+    return seen
+
+
+def _body(b: Builder, equations: dict[str, Equation], objective: Objective, place: Open, calls: list[Instance]) -> Objective | None:
+    if calls:
+        b.report("NL404", f"the way from `{place.memory}` to its objective passes the block `{calls[0].block}`, which is compiled on its own",
+                 objective.span, Label(calls[0].span, "used as a function here"), expected="a block whose inputs stand outside every `each`")  # fmt: skip
+        return None
     target = objective.result
     leads: dict[str, Equation] = {}  # those that read the memory within this tick, in order
     for e in _in_order(equations):
-        if any(a.name == place.state if isinstance(a, Last) else isinstance(a, Ref) and a.name in leads for a in _atoms(e)):
+        if any(a.name == place.state if isinstance(a, Last) else isinstance(a, Ref) and a.name in leads for a in read_by(e)):
             leads[e.name] = e
     late = isinstance(target, Ref) and place.state in _ancestors(equations, target.name)
     if not isinstance(target, Ref) or place.start or late or target.name not in leads:
-        block = next((i for i in b.instances if any(isinstance(a, Ref) and a.name in leads for _, a in i.args)), None)
-        if block is not None and not late and not place.start:
-            b.report("NL404", f"the way from `{place.memory}` to its objective passes the block `{block.block}`, which is compiled on its own",
-                     objective.span, Label(block.span, "used as a function here"), expected="the way in one block")  # fmt: skip
-            return None
         b.report("NL404", f"the objective does not mention `{place.memory}`", objective.span, Label(place.span, "the memory it belongs to"),
                  expected=f"an expression with {place.memory}(key), or a stream that reads `last {place.memory}`",
                  found=f"`{objective.span.text}`", help=f"last {place.memory}(...) in the stream" if late else None)  # fmt: skip
         return None
     needed = _ancestors(equations, target.name)
     way = [e for e in leads.values() if e.name in needed]
-    wrong = next((e for e in way if e.op in PAST), None)
-    if wrong is not None:
-        b.report("NL409", f"the way from `{place.memory}` to its objective passes what is kept from tick to tick", objective.span,
-                 Label(wrong.span, "it gathers ticks"), expected="streams of one tick between them", help=f"stop({objective.span.text})")  # fmt: skip
+    if passes_time(b, place.memory, way, objective.span, f"stop({objective.span.text})"):
         return None
 
     def seen(e: Equation) -> Equation:
@@ -84,23 +113,22 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
     return replace(objective, equations=tuple(map(seen, way)))
 
 
+def passes_time(b: Builder, memory: str, way: Sequence[Equation], span: Span, help: str | None) -> bool:
+    """Report it if something on the way from a memory to its objective depends on other ticks."""
+    held = {s.name for s in b.states} if help is None else set[str]()
+    wrong = next((e for e in way if e.op in PAST or e.name in held), None)
+    if wrong is not None:
+        b.report("NL409", f"the way from `{memory}` to its objective passes what is kept from tick to tick", span,
+                 Label(wrong.span, "it gathers ticks"), expected="streams of one tick between them", help=help)  # fmt: skip
+    return wrong is not None
+
+
 def _in_order(equations: dict[str, Equation]) -> list[Equation]:
     """Each equation after those it, or its objective, reads at the same tick."""
-    stand_ins = [replace(e, args=tuple(_atoms(e))) for e in equations.values()]
+    stand_ins = [replace(e, args=tuple(read_by(e))) for e in equations.values()]
     return [equations[e.name] for e in ordered(stand_ins)]
-
-
-def _atoms(e: Equation) -> list[Any]:
-    objective = e.attr("objective")
-    return [*e.args, *(a for part in (objective.equations if objective is not None else ()) for a in part.args)]
 
 
 def _ancestors(equations: dict[str, Equation], name: str) -> set[str]:
     """A name and all it is computed from within this tick."""
-    seen, stack = {name}, [name]
-    while stack:
-        e = equations.get(stack.pop())
-        fresh = {a.name for a in _atoms(e) if isinstance(a, Ref)} - seen if e is not None else set()
-        seen |= fresh
-        stack += fresh
-    return seen
+    return _reached({e.name: [a.name for a in read_by(e) if isinstance(a, Ref)] for e in equations.values()}, name)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nldsl import tree
-from nldsl.core import Axis, Input, Instance, Param, Ref, Unit
+from nldsl.core import Axis, Input, Param, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
-from nldsl.elaborate.builder import Builder, Skip, TooLarge
+from nldsl.elaborate.builder import Builder, Place, Skip, TooLarge
 from nldsl.elaborate.constants import constant
-from nldsl.elaborate.memories import Memories
+from nldsl.elaborate.instances import Instances
 from nldsl.elaborate.paths import complete
 from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
 from nldsl.elaborate.structures import default_init
@@ -19,8 +19,8 @@ from nldsl.vocabulary import WORDS
 
 
 def elaborate_unit(
-    key: str, block: tree.Block, formals: Mapping[str, Any], top: Scope, sizes: Mapping[str, int]
-) -> tuple[Unit, list[Diagnostic]]:
+    key: str, block: tree.Block, formals: Mapping[str, Any], top: Scope, sizes: Mapping[str, int], places: Mapping[Place, Mapping[str, Any]] | None = None
+) -> tuple[Unit, list[Diagnostic], set[Place]]:
     """One block at given parameters.
 
     Args:
@@ -28,19 +28,21 @@ def elaborate_unit(
         formals: a value for every formal: a Dim, float, str, tuple or block.
         top: the names of the file and of the library.
         sizes: sample values of the symbols in `formals`.
+        places: the calls of blocks that are to be written out, each with a value for every formal.
 
     Returns:
-        The unit and everything that was wrong; a unit with errors is not complete.
+        The unit; everything that was wrong; the calls that have to be written out. A unit with one of these is not complete.
     """
     work = Statements(Builder(Sizes(sizes)), top)
+    work.places = places or {}
     scope = Scope({name: Constant(value, block.span) for name, value in formals.items()}, top)
     b = work.b
     try:
         work.body(block.body, scope)
         work.anchors()
-        complete(b, work.open)
+        work.wanted |= complete(b, work.open) | work.judged()
     except TooLarge:  # reported, and a part of it says nothing
-        return Unit(key, block.name, tuple(formals.items()), (), (), (), (), (), (), (), block.span), b.diagnostics
+        return Unit(key, block.name, tuple(formals.items()), (), (), (), (), (), (), (), block.span), b.diagnostics, set()
     if not b.inputs and not any(d.severity == "error" for d in b.diagnostics):
         b.report("NL113", f"the block `{block.name}` has no input", block.span, expected="an `in`, which gives the ticks", help="in x : real[d]")
     if not b.outputs and not any(d.severity == "error" for d in b.diagnostics):
@@ -49,10 +51,10 @@ def elaborate_unit(
         key, block.name, tuple(formals.items()), tuple(b.inputs), tuple(b.params), tuple(b.states), tuple(b.equations),
         tuple(b.memories), tuple(b.instances), tuple(b.outputs), block.span,
     )  # fmt: skip
-    return unit, b.diagnostics
+    return unit, b.diagnostics, work.wanted
 
 
-class Statements(Memories):
+class Statements(Instances):
     """Elaborates the statements of one block."""
 
     def body(self, stmts: Sequence[tree.Stmt], scope: Scope) -> None:
@@ -131,7 +133,7 @@ class Statements(Memories):
                 atom = Ref(spelled, name.span)  # reported: what reads it is not wrong too
             self._add(_home(scope, name), spelled, Stream(atom, scope.axes, name.span), name)
             return spelled
-        core = self._core(name, spelled, scope)
+        core = self.b.once(name.span, lambda: self._core(name, spelled, scope))
         stream = isinstance(stmt, tree.In) or not isinstance(stmt.type, tree.MapType)
         bound = (Stream(Ref(core, name.span), scope.axes, name.span) if stream else Operator(core, scope.axes, name.span))
         self._add(_home(scope, name), spelled, bound, name)
@@ -160,8 +162,8 @@ class Statements(Memories):
 
     def _core(self, name: tree.Declared, spelled: str, scope: Scope) -> str:
         if name.index is not None:
-            return self.b.fresh(spelled.replace("[", ".").replace("]", ""))
-        return self.b.fresh(name.id + scope.suffix)
+            return self.b.fresh(self.prefix + spelled.replace("[", ".").replace("]", ""))
+        return self.b.fresh(self.prefix + name.id + scope.suffix)
 
     def _add(self, scope: Scope, spelled: str, binding: Any, node: tree.Declared | tree.Stmt) -> None:
         # The names of an `each` are visible outside it too, where they carry its axis.
@@ -232,7 +234,8 @@ class Statements(Memories):
                 raise self.b.fail("NL303", "a param is learned already", stmt.init.span, expected="an initial value", help="normal(0.02)")
         else:
             init = default_init(type)
-        for core, name in zip(cores, stmt.names, strict=True):
+        known = {p.name for p in self.b.params} if self.b.evaluations is not None else ()
+        for core, name in ((c, n) for c, n in zip(cores, stmt.names, strict=True) if c not in known):
             self.b.params.append(Param(core, type, init, stmt.init is None, name.span))
 
     def _equation(self, spelled: str, expr: tree.Expr, core: str, scope: Scope) -> None:
@@ -270,54 +273,6 @@ class Statements(Memories):
             current = Ref(name, stmt.span)
         if not values:
             self.b.alias(current, stmt.span, core)
-
-    # --- blocks in blocks ------------------------------------------------------------------------
-
-    def instance(self, expr: tree.Call, block: tree.Block, scope: Scope, hint: str, name: str | None) -> Any:
-        if self.in_its_place(expr, block, scope):
-            return self.written_out(expr, block, scope, hint, name)
-        outputs = self._instance(expr, block, scope)
-        if len(outputs) != 1:
-            raise self.b.fail("NL107", f"`{block.name}` has {len(outputs)} outputs", expr.span,
-                              expected="a block with one output here", help=f"m = {block.name}(...), then m.{next(iter(outputs), 'y')}")  # fmt: skip
-        atom = next(iter(outputs.values()))
-        return atom if name is None else self.b.alias(atom, expr.span, name)
-
-    def _instance(self, expr: tree.Call, block: tree.Block, scope: Scope) -> dict[str, Ref]:
-        if scope.axes:
-            raise self.b.fail("NL117", "a block cannot be used inside an `each`", expr.span,
-                              expected="a block outside every `each`", help="make the copies inside the block")  # fmt: skip
-        inputs = [n.id for s in tree.inputs(block.body) for n in s.names]
-        names = {f.name: f for f in block.formals}
-        formals: list[tuple[str, Any]] = []
-        args: list[tuple[str | None, Any]] = []
-        free = iter(inputs)
-        for arg in expr.args:
-            if arg.name is None:
-                target = next(free, None)
-                if target is None:
-                    raise self.b.fail("NL110", f"`{block.name}` takes {len(inputs)} stream(s)", arg.span,
-                                      expected=", ".join(inputs) or "none", help=f"parameters are given by name: {next(iter(names), 'd')} = ...")  # fmt: skip
-                args.append((target, self.atom(arg.value, scope, target)))
-            elif arg.name in inputs:
-                args.append((arg.name, self.atom(arg.value, scope, arg.name)))
-            elif arg.name in names:
-                value = constant(arg.value, scope)
-                if value is None:
-                    raise self.b.fail("NL105", f"the parameter `{arg.name}` must be known before any tick", arg.span,
-                                      Label(names[arg.name].span, "declared here"), expected="a constant")  # fmt: skip
-                formals.append((arg.name, tuple(value) if isinstance(value, list) else value))
-            else:
-                raise self.b.fail("NL110", f"`{block.name}` has no parameter `{arg.name}`", arg.span,
-                                  expected=", ".join([*inputs, *names]) or "no arguments")  # fmt: skip
-        missing = [i for i in inputs if i not in {name for name, _ in args}]
-        if missing:
-            raise self.b.fail("NL110", f"`{block.name}` needs `{missing[0]}`", expr.span,
-                              expected=f"a stream for `{missing[0]}`", found="none")  # fmt: skip
-        name = self.b.fresh(block.name)
-        outputs = {s.name.id: Ref(f"{name}.{s.name.id}", expr.span) for s in block.body if isinstance(s, tree.Out)}
-        self.b.instances.append(Instance(name, block.name, tuple(formals), tuple(args), tuple(outputs), expr.span))
-        return outputs
 
 
 class _Each(Scope):

@@ -197,7 +197,8 @@ def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> F
                     break
         else:
             recompute = work.unit.schedule.asked("recompute", step.states) is not None
-            return Form("windows", "", windows=replace(windows, streams=streams), forms=forms, recompute=recompute)
+            made = _made(work, {e.name for e in unit.equations} - {*equations}, equations)
+            return Form("windows", "", windows=replace(windows, streams=streams, made=made), forms=forms, recompute=recompute)
         # A window is short enough for operators that are more than read to stand at each of its ticks.
         _forget(work, equations)
         more = {e.name for e in inner.equations if work.types[e.name].kind == "map"} - streams
@@ -206,13 +207,25 @@ def _windows(work: Rewriter, step: Recurrence, states: Mapping[str, State]) -> F
         streams |= more
 
 
+def _made(work: Rewriter, known: set[str], before: Collection[str]) -> tuple[Equation, ...]:
+    """Take out what was emitted since and is computed from names that are known inside a window only."""
+    made: list[Equation] = []
+    for e in ordered([e for n, e in work.equations.items() if n not in before]):
+        if any(isinstance(a, Ref | Last) and a.name in known for a in e.args):
+            known = known | {e.name}
+            made.append(work.equations.pop(e.name))
+    return tuple(made)
+
+
 def _inside(unit: Unit, types: dict[str, Type], step: Recurrence, states: Mapping[str, State], found: Form) -> Form:
     """The form of a recurrence in windows, with all streams that its inner forms read."""
     forms = found.forms
     windows = cut(step, states, types, {n for form in forms.values() for n in machine_inputs(form)})
     inner, more, copies = stagger(windows.unit(unit, types), types, lambda made, types, s: forms.keys() >= set(s.states[:1]))
     types |= more
-    streams = found.windows.streams if found.windows is not None else frozenset()
+    assert found.windows is not None
+    streams = found.windows.streams
+    inner = replace(inner, equations=(*inner.equations, *found.windows.made))
     windows = replace(windows, inside=inner.equations, copies=copies, streams=streams)
     needs = {}
     for form in forms.values():

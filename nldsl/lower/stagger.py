@@ -33,9 +33,9 @@ def stagger(unit: Unit, types: dict[str, Type], parallel: Callable[[Unit, dict[s
         The unit, its types, and of each copied state the one it is a copy of.
     """
     same: dict[str, str] = {}
-    for step in schedule(unit, types):
-        if not isinstance(step, Recurrence):
-            continue
+    tried: set[str] = set()
+    while (step := next((s for s in schedule(unit, types) if isinstance(s, Recurrence) and not tried & {*s.states}), None)) is not None:
+        tried |= {*step.states}
         found = _copied(unit, types, step)
         if found is None:
             continue
@@ -43,6 +43,7 @@ def stagger(unit: Unit, types: dict[str, Type], parallel: Callable[[Unit, dict[s
         group = {*step.states, *copies}
         if all(parallel(made, more, s) for s in schedule(made, more) if isinstance(s, Recurrence) and group & set(s.states)):
             unit, types, same = made, more, same | copies
+            tried |= {*copies}
     return unit, types, same
 
 

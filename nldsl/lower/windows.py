@@ -35,6 +35,7 @@ class Windows:
         outputs: what is read outside the recurrence.
         copies: states that are copies of fast ones for later reads, and of which (see `stagger`).
         streams: operators that stand at every tick, as other values do.
+        made: what the forms inside compute from copies, which are known inside only.
     """
 
     ticks: int
@@ -48,6 +49,7 @@ class Windows:
     outputs: tuple[str, ...]
     copies: Mapping[str, str] = field(default_factory=dict)
     streams: frozenset[str] = frozenset()
+    made: tuple[Equation, ...] = ()
 
     def unit(self, whole: Unit, types: Mapping[str, Type]) -> Unit:
         """The inside as a unit of its own: slow states and everything from outside the recurrence are what they are."""

@@ -212,8 +212,10 @@ def test_an_offset_belongs_to_a_clock(codes):
 
 def test_the_way_to_an_objective_through_a_block_is_named(codes):
     block = "block f(d) { in x : real[d]  param W : d -> d  out y = W(x) }"
-    loss = "block b(d) { in x : real[d]  memory M : d -> d { minimize e by gd(0.1) }  h = f(last M(x))  e = sqnorm(h - x)  out y = h }"
-    assert codes(f"{block}\n{loss}") == ["NL404"]
+    tables = "block t(d, n) { each h in n { in q : real[d]  z = 2 * q }  out y = sum(flatten(z)) }"
+    loss = "block b(d) { in x : real[d]  memory M : d -> d { minimize e by gd(0.1) }  h = f(last M(x))  each i in 2 { z = i * h }  e = %s  out y = h + sum(flatten(z)) }"
+    assert codes(f"{block}\n{loss % 'sqnorm(h - x)'}") == []
+    assert codes(f"{block}\n{tables}\n{loss % 't(z, n = 2)'}") == ["NL404"]
 
 
 def test_a_clock_is_no_fraction(codes):

@@ -32,6 +32,12 @@ PROGRAMS = {
         "memory F : d -> d { minimize e by gd(0.3) }\n  out y = last F(o)",
         {"S": "solve", "F": "solve", "F~1": "solve", "F~2": "solve"},
     ),
+    "two layers that learn, below the loss": (
+        "memory F : d -> d = learned every 2 { minimize e over sum by gd(0.1) }\n  p = x + last F(x)  memory A : d -> d { minimize 0.5 * "
+        "sqnorm(A(unit(Wq(p))) - p) by gd(0.1) }\n  r = p + A(unit(p))  memory B : d -> d { minimize 0.5 * sqnorm(B(unit(Wv(r))) - r) by gd(0.1) }"
+        "\n  h = r + B(unit(r))  e = 0.5 * sqnorm(h - x)  out y = h",
+        {"F": "windows"},
+    ),
     "no gain": ("memory S : d -> d { update 0.5 * last S + outer(tanh(last S(k)), k) }\n  out y = S(S(k))", {"S": "loop"}),
     "something else of the operator": (CLOSED + "out y = S(solve(S + identity(S), S(k)))", {"S": "loop"}),
     "too many": (CLOSED + "chain p = k over i in 0 .. " + str(ROUNDS + 2) + " { p = S(unit(p)) }  out y = p", {"S": "loop"}),
