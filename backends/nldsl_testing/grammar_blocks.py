@@ -16,8 +16,8 @@ SIZES = {"d": 3, "e": 2}
 class Body:
     """The statements of one block."""
 
-    def __init__(self, place: Expressions, file: File, loops: list[tuple[str, str, Memory]] | None = None):
-        self.e, self.file, self.choice = place, file, place.choice
+    def __init__(self, place: Expressions, file: File, loops: list[tuple[str, str, Memory]] | None = None, parts: bool = True):
+        self.e, self.file, self.choice, self.parts = place, file, place.choice, parts
         self.memories = Memories(place, file)
         self.loops: list[tuple[str, str, Memory]] = loops if loops is not None else []
 
@@ -107,8 +107,8 @@ class Body:
 
     def _each(self, depth: int) -> None:
         h = self.e.names.new("h")
-        inner = self.e.inside(copies=h, blocks=False)
-        body = Body(inner, self.file)
+        inner = self.e.inside(copies=h)
+        body = Body(inner, self.file, parts=self.parts)
         body.write(2, depth - 1)
         o, n = self._result(inner, body)
         self.e.lines += [f"each {h} in n {{", *(f"  {line}" for line in inner.lines), "}"]
@@ -124,7 +124,7 @@ class Body:
         clocked = self.choice.chance(2)
         over = self.choice.pick(["[2, 4]", "[1, 2]"] if clocked else ["0 .. 2", "[1, 3]"])
         inner = self.e.inside(suffix=f"[{p}]")
-        body = Body(inner, self.file)
+        body = Body(inner, self.file, parts=self.parts)
         step = body.memories.announce(p if clocked else None)
         body.memories.write(step)
         o, n = self._result(inner, body)
@@ -147,7 +147,7 @@ class Body:
         fitting = [(r, stem, m) for r, stem, m in self.loops if m.kind in ("linear", "network") and "1" not in (m.type.a, m.type.b)]
         kind = self.choice.pick(["params", "memory", "block", "loop"])
         node = f"~{c}"
-        if kind == "block" and self.e.blocks and self.e.flow.settled(start.deps):
+        if kind == "block" and self.parts and self.e.flow.settled(start.deps):
             part, outs = self.file_part()
             layer = Value(f"{part}(norm({c}))", self.e.flow.window(start.deps))
             if len(outs) > 1:
@@ -165,7 +165,7 @@ class Body:
                 self.e.flow.add(m.node, {node})
                 layer = self.to(read, m.type.b, n)
             elif kind == "memory" and depth > 1:
-                body = Body(inner, self.file)
+                body = Body(inner, self.file, parts=self.parts)
                 step = body.memories.announce()
                 body.memories.write(step)
                 layer = body.answer(step.memory, n)
@@ -187,7 +187,7 @@ class Body:
         """A block with memories of its own, used like a function."""
         n = self.e.any_size()
         x = self.e.vector(n, 1)
-        if not self.e.blocks or not self.e.flow.settled(x.deps):
+        if not self.parts or not self.e.flow.settled(x.deps):
             return self._equation(depth)
         part, outs = self.file_part()
         name = self.e.names.new("b") + self.e.suffix
@@ -226,8 +226,8 @@ def part_block(choice: Draw, file: File) -> tuple[str, list[str]]:
     if known and not choice.chance(2):
         name = choice.pick(known)
         return name, re.findall(r"\n  out (\w+)", file.items[name])
-    place = Expressions(choice, Names(), Flow(), dict(SIZES), [(Value("x"), vector("d"))], blocks=False)
-    body = Body(place, file)
+    place = Expressions(choice, Names(), Flow(), dict(SIZES), [(Value("x"), vector("d"))])
+    body = Body(place, file, parts=False)
     body.write(1, 1 if choice.chance(3) else 0)
     n = place.streams[0][1].b
     reads = [body.answer(m, n).tight for m in place.memories if m.kind != "computed"]
@@ -260,7 +260,7 @@ def main_block(choice: Draw, file: File, memories: int) -> str:
     if choice.chance(4):
         formals["chunk"] = 4
         windows.append("chunk")
-    place = Expressions(choice, Names(), Flow(), sizes, streams, windows=tuple(windows), tokens=tokens)
+    place = Expressions(choice, Names(), Flow(), sizes, streams, windows=tuple(windows), tokens=tokens, layer=file.layer)
     first = len(place.streams)
     for stem, n in (("k", "d"), ("v", "d"), ("q", "e")):
         if choice.chance(2):

@@ -59,7 +59,7 @@ class Expressions:
         memories: of this place, those not yet written among them.
         suffix: what names get inside a `for`.
         copies: the number of a copy of the `each` around, if any.
-        blocks: whether a block may be used here.
+        layer: gives the name of a block with params, which may be used anywhere.
     """
 
     choice: Draw
@@ -72,7 +72,7 @@ class Expressions:
     lines: list[str] = field(default_factory=list)
     suffix: str = ""
     copies: str = ""
-    blocks: bool = True
+    layer: Callable[[], str] | None = None
     windows: tuple[str, ...] = ("2", "3", "4")
     tokens: list[tuple[str, str]] = field(default_factory=list)
 
@@ -128,7 +128,8 @@ class Expressions:
         if depth <= 0:
             return self.leaf(n)
         options: list[Callable[[str, int], Value]] = [self._leaf, self._applied, self._activated, self._sum, self._read, self._scaled,
-                                                      self._normalised, self._product, self._windowed, self._read, self._chosen, self._last]  # fmt: skip
+                                                      self._normalised, self._product, self._windowed, self._read, self._chosen, self._last,
+                                                      self._layer]  # fmt: skip
         return self.choice.pick(options)(n, depth)
 
     def _leaf(self, n: str, depth: int) -> Value:
@@ -143,6 +144,11 @@ class Expressions:
 
     def _activated(self, n: str, depth: int) -> Value:
         return of(f"{self.choice.pick(SMOOTH + KINKED)}({{0}})", self.vector(n, depth - 1))
+
+    def _layer(self, n: str, depth: int) -> Value:
+        if self.layer is None or not self.choice.chance(2):
+            return self.leaf(n)
+        return of(f"{self.layer()}({{0}})", self.vector(n, depth - 1))
 
     def _sum(self, n: str, depth: int) -> Value:
         sign = self.choice.pick("+-")

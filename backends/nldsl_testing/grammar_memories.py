@@ -169,6 +169,8 @@ class Memories:
                  f"{self.file.gap()}({{0}}, {{1}}, width = 0.7)", f"0.5 * {self.file.gap()}({{0}}, {{1}})"]  # fmt: skip
         if plain:
             forms = [*forms[:3], forms[1], forms[4]]
+        if e.layer is not None and not plain and self.choice.chance(6):
+            return of(f"0.5 * sqnorm({e.layer()}({{0}}) - {{1.tight}})", read, target)
         if memory.kind == "linear" and (not plain or self.choice.chance(4)):
             back = self.at_value(memory)
             forms = forms if not plain else []

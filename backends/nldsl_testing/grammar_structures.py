@@ -18,6 +18,12 @@ GAPS = {
 }
 
 
+LAYERS = {
+    "layer": "block layer(d) {\n  in x : real[d]\n  param W : d -> d\n  out y = x + 0.5 * tanh(W(x))\n}\n",
+    "mixer": "block mixer(d) {\n  in x : real[d]\n  param p : real[d] = ones\n  z = layer(norm(x))\n  out y = p * z\n}\n",
+}
+
+
 @dataclass
 class File:
     """The items of a file, made when they are first asked for."""
@@ -48,6 +54,12 @@ class File:
         """How far two vectors are from each other, as a block; one calls the other."""
         name = self.choice.pick(list(GAPS))
         self.items |= {n: text for n, text in GAPS.items() if n in ("far", name)}
+        return name
+
+    def layer(self) -> str:
+        """A block with params, from any size to itself; one calls the other."""
+        name = self.choice.pick(list(LAYERS))
+        self.items |= {n: text for n, text in LAYERS.items() if n in ("layer", name)}
         return name
 
     def projection(self) -> str:
