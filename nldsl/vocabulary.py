@@ -219,6 +219,13 @@ def ungathered(types: list[Type], attrs: Attrs) -> Type:
     return Type(t.kind, t.shape[1:], join_axes([t, Type("real", (), (axis,))]), t.bound)
 
 
+def merged(types: list[Type], attrs: Attrs) -> Type:
+    """The copies of an `each` as one."""
+    if attrs["axis"] not in types[0].axes:
+        raise Mismatch("these are no copies", "a stream of an `each`", _plain(types[0]))
+    return Type(types[0].kind, types[0].shape, tuple(a for a in types[0].axes if a != attrs["axis"]))
+
+
 def flattened(types: list[Type], attrs: Attrs) -> Type:
     t = types[0]
     if t.kind != "real" or not t.shape:
@@ -327,6 +334,7 @@ _word("cast", 2, lambda types, attrs: Type("real", types[0].shape, types[0].axes
 _word("unflatten", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "a in the shape of b", user=False)
 _word("entry", 1, one_entry, "a number as a vector of one entry", user=False)
 _word("ungather", 1, ungathered, "the first dimension as copies of an `each` again", user=False)
+_word("sum_copies", 1, merged, "the sum over the copies of an `each`", user=False)
 _word("fill", 2, lambda types, attrs: types[1], "a in every entry of a tensor shaped like b", user=False)
 _word("fold", 1, lambda types, attrs: types[0], "the sum or mean over the ticks of a period", user=False)
 _word("pool", 2, lambda types, attrs: types[1], "the sum or mean of a over the sequences of a batch, the same for each, shaped like b", user=False)

@@ -105,6 +105,9 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
             keep = len(result.axes) + 1 if axis in t.axes else 0
             moved = back != len(t.shape) + 1 and keep
             return f"{text(e.args[0])}.movedim(-{back}, -{len(t.shape) + 1})" if moved else text(e.args[0])
+        case "sum_copies":
+            t = type(e.args[0])
+            return f"{text(e.args[0])}.sum(-{len(t.shape) + len(t.axes) - t.axes.index(e.attr('axis'))})"
         case "ungather":
             t = type(e.args[0])
             place = len(result.shape) + len(result.axes) - result.axes.index(e.attr("axis"))

@@ -293,6 +293,7 @@ TABLE: dict[str, Rule] = {
     "unflatten": lambda e, r: r.of(e.args[0]), "cast": lambda e, r: r.of(e.args[0]),
     "ungather": _unary(_same),
     "gather": _unary(_same),
+    "sum_copies": _unknown,
     "delay": _unary(lambda a: hull(ZERO, a)),
     "conv": _unknown,
     "attend": lambda e, r: r.of(e.args[2]),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, Type, Unit
+from nldsl.core import Atom, Axis, Equation, Last, Num, Objective, Ref, Type, Unit
 from nldsl.dims import Dim
 from nldsl.lower.numbers import number
 from nldsl.lower.order import ordered
@@ -120,10 +120,24 @@ def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
 
 
 def _narrow(work: Rewriter, value: Atom, wanted: Type) -> Atom:
-    """Sum a cotangent over the entries its argument was extended to."""
+    """Sum a cotangent over the copies and entries its argument was extended to."""
+    for axis in [a for a in work.type(value).axes if a not in wanted.axes]:
+        value = _summed(work, value, axis)
     if is_number(wanted) and not is_number(work.type(value)):
         value = work.emit("sum", value)
     return work.entry(value, wanted)
+
+
+def _summed(work: Rewriter, value: Atom, axis: Axis) -> Atom:
+    """The sum over copies; of outer products with one side that is the same in all, the product of that sum."""
+    e = work.equations.get(value.name) if isinstance(value, Ref) and value.name not in work.states else None
+    if e is not None and e.op == "outer":
+        left, right = e.args
+        if axis not in work.type(right).axes:
+            return work.emit("outer", _summed(work, left, axis), right)
+        if axis not in work.type(left).axes:
+            return work.emit("outer", left, _summed(work, right, axis))
+    return work.emit("sum_copies", value, axis=axis)
 
 
 ENTRYWISE = {"neg", "copy", "exp", "log", "sqrt", "abs", "tanh", "sigmoid", "softplus", "silu", "relu", "stop", "unit", "norm", "softmax", "bfloat16"}
@@ -197,6 +211,7 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
     "entry": (lambda w, a, y, c: w.total(c),),
     "unflatten": (lambda w, a, y, c: w.emit("flatten", c), lambda w, a, y, c: None),
     "fill": (lambda w, a, y, c: w.emit("sum", c), lambda w, a, y, c: None),
+    "sum_copies": (lambda w, a, y, c: c,),
     "pool": (None, lambda w, a, y, c: None),
 }  # fmt: skip
 
@@ -204,8 +219,6 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
 def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotangent: Atom) -> Atom | None:
     if part.op in ("gather", "ungather"):
         axis = part.attr("axis")
-        if axis not in work.type(forward.args[0]).axes and part.op == "gather":
-            raise NotDifferentiable(part)  # one stream seen as equal copies
         return work.emit("ungather" if part.op == "gather" else "gather", cotangent, axis=axis)
     if part.op == "pool" and index == 0:  # its own adjoint
         return work.emit("pool", cotangent, forward.args[1], **dict(part.attrs))

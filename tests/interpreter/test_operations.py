@@ -36,7 +36,7 @@ def arguments(op: str):
     """Types that an operation takes, and that of its result."""
     word = WORDS[op]
     for types in FITTING.get(op) or itertools.product(TYPES, repeat=word.arity):
-        attrs = {"axis": H} if op in ("gather", "ungather") else {}
+        attrs = {"axis": H} if op in ("gather", "ungather", "sum_copies") else {}
         try:
             yield types, attrs, word.rule(list(types), attrs)
         except (Mismatch, IndexError):

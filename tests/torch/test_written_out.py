@@ -17,6 +17,16 @@ block delta(d) {
   out y = x + S(Wq(x))
 }
 block crit(d) { in a, b : real[d]  param W : d -> d  out y = 0.5 * sqnorm(W(a - b)) }
+block heads(d, n = 2) {
+  in x : real[d]
+  each h in n {
+    param K : d -> d
+    memory S : d -> d { minimize 0.5 * sqnorm(S(unit(K(x))) - x) by gd(0.5) }
+    o = h * x + S(unit(x))
+  }
+  param O : n * d -> d
+  out y = O(flatten(o))
+}
 block two(d) { in a : real[d]  param W : d -> d  out p = W(a)  out q = tanh(a) }
 """
 HEAD = "block m(d, n = 2) {\n  in x : real[d]\n  "
@@ -42,6 +52,12 @@ PAIRS = {
         "memory F : ffn(d) = learned every 3 { minimize e over sum by gd(0.1) }  z = last F(x)  param up : d -> 4  param down : 4 -> d "
         " f = z + down(tanh(up(z)))  param Wk, Wq : d -> d  memory S : d -> d { minimize 0.5 * sqnorm(S(unit(Wk(f))) - f) by gd(0.5) } "
         " h = f + S(Wq(f))  e = 0.5 * sqnorm(h - x)  out y = h",
+    ),
+    "copies on the way": (
+        "memory F : ffn(d) = learned every 2 { minimize e over sum by gd(0.1) }  h = heads(last F(x))  e = 0.5 * sqnorm(h - x)  out y = h",
+        "memory F : ffn(d) = learned every 2 { minimize e over sum by gd(0.1) }  z = last F(x) "
+        " each h in n { param K : d -> d  memory S : d -> d { minimize 0.5 * sqnorm(S(unit(K(z))) - z) by gd(0.5) }  o = h * z + S(unit(z)) } "
+        " param O : n * d -> d  y = O(flatten(o))  e = 0.5 * sqnorm(y - x)  out y",
     ),
     "one of two ways": (
         "memory F : d -> d = learned { minimize e by gd(0.1) }  o = last F(x)  e = 0.5 * sqnorm(o + ffn(o))  out y = o",
@@ -97,3 +113,34 @@ def test_a_call_in_an_objective_is_one_call():
     text = "memory S : ffn(d) = learned { minimize 0.5 * sqnorm(S(ffn(x)) - x) by gd(0.1), momentum(0.1) }  out y = S(x)"
     module = nldsl.load(f"{BLOCKS}{HEAD}{text}\n}}").module("m", d=3)
     assert [n for n, _ in module.named_parameters() if n.startswith("ffn")] == ["ffn.up", "ffn.down"]
+
+
+# Text of the copies, and what copy h of them gives: of its own W, the memory M and the input.
+COPIES = {
+    "each copy reads it": ("each h in n { param W : d -> d  u = W(last M(x)) * (1 + h) }", lambda h, W, M, x: W @ (M @ x) * (1 + h)),
+    "a stream that all copies read": (
+        "z = last M(x)  each h in n { param W : d -> d  u = tanh(W(z)) + h * z }", lambda h, W, M, x: torch.tanh(W @ (M @ x)) + h * (M @ x)),
+    "equal copies": ("z = last M(x)  each h in n { u = z }", lambda h, W, M, x: M @ x),
+    "keys of their own": ("each h in n { param W : d -> d  u = last M(tanh(W(x))) }", lambda h, W, M, x: M @ torch.tanh(W @ x)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("name", COPIES)
+def test_a_memory_learns_from_all_copies(name, every):
+    """The gradient of a memory that the copies of an `each` share is the sum of theirs."""
+    text, read = COPIES[name]
+    clock = "{ minimize e by gd(0.1) }" if every == 1 else f"every {every} {{ minimize e over sum by gd(0.1) }}"
+    text += "  param O : n * d -> d  e = 0.5 * sqnorm(O(flatten(u)) - x)  out y = last M(x)"
+    c = case(f"{HEAD}memory M : d -> d = learned {clock}\n  {text}\n}}", "m", d=3)
+    check(c, [1, 4, 9])
+    given = dict(c.module.named_parameters())
+    x, M, Ws, out = c.input(1, 7)[0], given["M_init"].detach(), given.get("W", [None, None]), given["O"]
+    found, total = c.module(x[None])[0], torch.zeros_like(M)
+    for t, row in enumerate(x):
+        assert distance(found[t], M @ row) < 1e-12
+        at = M.clone().requires_grad_()
+        v = torch.cat([read(h, Ws[h], at, row) for h in range(2)])
+        total = total + torch.autograd.grad(0.5 * (out @ v - row).square().sum(), at)[0]
+        if (t + 1) % every == 0:
+            M, total = (M - 0.1 * total).detach(), torch.zeros_like(M)
