@@ -48,6 +48,10 @@ class Fault:
 LOWER, CHECK, TORCH, OPTIM = "nldsl/lower/", "nldsl/check/", "backends/nldsl_torch/", "backends/nldsl_torch/optim/"
 
 DERIVATIVES = (
+    Fault("copies are not added up", "dropped term", LOWER + "differentiate.py",
+          "for axis in [a for a in work.type(value).axes if a not in wanted.axes]:", "for axis in list[Axis]():", ("shared.nl",)),
+    Fault("copies are averaged", "factor", TORCH + "ops.py",
+          """return f"{text(e.args[0])}.sum(-{len(t.shape) + len(t.axes)""", """return f"{text(e.args[0])}.mean(-{len(t.shape) + len(t.axes)""", ("shared.nl",)),
     Fault("half a squared norm", "factor", LOWER + "differentiate.py", "w.mul(w.mul(Num(2.0), c), a[0]),)", "w.mul(c, a[0]),)", ("delta.nl",)),
     Fault("slope of tanh", "sign", LOWER + "differentiate.py",
           '"tanh": (lambda w, a, y, c: w.mul(c, w.emit("sub", ', '"tanh": (lambda w, a, y, c: w.mul(c, w.emit("add", ', ("words.nl",)),
@@ -119,6 +123,10 @@ FORMS = (
 )  # fmt: skip
 
 MODULES = (
+    Fault("a copy goes by its own name", "wrong order", LOWER + "stagger.py",
+          "if of not in alive and copy in alive:", "if of in alive and copy in alive:", ("rounds.nl",)),
+    Fault("a param has the dimensions of a stream", "wrong axis", TORCH + "streams.py",
+          "x.expand(*lead, *x.shape[x.dim() - rank :])", "x.expand(*lead, *x.shape[len(lead) :])", ("constant.nl",)),
     Fault("a short past", "off by one tick", TORCH + "steps.py", '- (1 if e.op == "conv" else 0)', "- 1", ("past.nl",)),
     Fault("first state carried", "wrong carry", TORCH + "steps.py", "{now}[:, -1]'", "{now}[:, 0]'", ("scan.nl",)),
     Fault("state of a part is lost", "state not returned", TORCH + "steps.py", "new |= whole(part_, ", "whole(part_, ", ("parts.nl",)),
