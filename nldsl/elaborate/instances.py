@@ -75,10 +75,11 @@ class Instances(Memories):
                               expected=f"a stream for `{missing[0]}`", found="none")  # fmt: skip
         within = self.b.evaluations
         key = within.visit(expr.span) if within is not None else ()
-        if within is not None and key in within.made and not self.b.depends(atom for _, atom in args):
+        kept = within is not None and not self.b.depends(atom for _, atom in args)
+        if within is not None and kept and key in within.made:
             return dict(within.made[key])
         outputs = self._outputs(expr, block, scope, place, key, formals, args)
-        if within is not None:
+        if within is not None and kept:
             within.made[key] = outputs
         return outputs
 
