@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from nldsl.check.interval import Interval
 from nldsl.check.ranges import intervals
@@ -20,7 +21,13 @@ TINY = 1e-30  # stands for a retention of 0: what it leaves is below any roundin
 def in_unit_interval(work: Rewriter, *atoms: Atom) -> bool:
     """Whether every value is proven to lie in [0, 1]."""
     unit, types = work.finish()
-    known = intervals(unit, types)
+    needed, stack = set[str](), [a.name for a in atoms if isinstance(a, Ref)]
+    while stack:  # what they are made of within the tick says all there is to know
+        name = stack.pop()
+        if name not in needed:
+            needed.add(name)
+            stack += [a.name for a in work.equations[name].args if isinstance(a, Ref)] if name in work.equations else []
+    known = intervals(replace(unit, equations=tuple(e for e in unit.equations if e.name in needed)), types)
 
     def interval(atom: Atom) -> Interval:
         value = number(atom)

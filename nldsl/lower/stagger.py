@@ -34,15 +34,19 @@ def stagger(unit: Unit, types: dict[str, Type], parallel: Callable[[Unit, dict[s
     """
     same: dict[str, str] = {}
     tried: set[str] = set()
-    while (step := next((s for s in schedule(unit, types) if isinstance(s, Recurrence) and not tried & {*s.states}), None)) is not None:
+    waiting = list(schedule(unit, types))
+    while waiting:
+        step = waiting.pop(0)
+        if not isinstance(step, Recurrence) or tried & {*step.states}:
+            continue
         tried |= {*step.states}
         found = _copied(unit, types, step)
         if found is None:
             continue
         made, more, copies = found
-        group = {*step.states, *copies}
-        if all(parallel(made, more, s) for s in schedule(made, more) if isinstance(s, Recurrence) and group & set(s.states)):
-            unit, types, same = made, more, same | copies
+        group, steps = {*step.states, *copies}, schedule(made, more)
+        if all(parallel(made, more, s) for s in steps if isinstance(s, Recurrence) and group & set(s.states)):
+            unit, types, same, waiting = made, more, same | copies, list(steps)
             tried |= {*copies}
     return unit, types, same
 
