@@ -13,7 +13,7 @@ only operation with a body (an `Objective`); the pass `differentiate` replaces i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nldsl.dims import Dim
@@ -225,6 +225,10 @@ class Unit:
     outputs: tuple[tuple[str, Atom], ...]
     span: Span = _span()
     schedule: Schedule = Schedule()  # how it is to run; no meaning of it depends on this
+
+    def scheduled(self, schedule: Schedule) -> Unit:
+        """The same under another schedule."""
+        return self if self.schedule == schedule else replace(self, schedule=schedule)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def _waiting(program: Program, block: str, needed: list[str]) -> str:
 def explain_block(program: Program, block: str, sizes: Mapping[str, Any] | None = None) -> str:
     """One block, at the sizes its parameters stand for or at those given; the blocks it uses have sections of their own."""
     elaborated = program.elaborate(block, sizes) if sizes else program.symbolic(block)
-    found = plan(elaborated.unit, dict(elaborated.types[elaborated.key]))
+    found = plan(elaborated.unit, elaborated.types[elaborated.key])
     lines = [f"block {block}  ({elaborated.unit.span.where})"]
     recurrences = [step for step in found.steps if isinstance(step, Recurrence)]
     for step in sorted(recurrences, key=lambda r: min(e.span.start for e in r.equations if e.name in r.states)):
@@ -64,7 +64,7 @@ def _levels(elaborated: Elaborated) -> list[str]:
 def _totals(elaborated: Elaborated, key: str, known: dict[str, tuple[Dim, Dim]]) -> tuple[Dim, Dim]:
     """FLOPs of a tick and bytes of state of a unit with everything inside it."""
     if key not in known:
-        found = plan(elaborated.units[key], dict(elaborated.types[key]))
+        found = plan(elaborated.units[key], elaborated.types[key])
         flops, kept = decoding_flops(found), state_bytes(found)
         for instance in found.unit.instances:
             inside = _totals(elaborated, instance.unit or "", known)

@@ -99,7 +99,7 @@ def in_vain(units: Units) -> list[Diagnostic]:
             from nldsl.lower.plan import plan
 
             try:
-                plan(unit, dict(units.types[key]))
+                plan(unit, units.types[key])
             except NlError as wrong:
                 found += wrong.diagnostics
     return found

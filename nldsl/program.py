@@ -50,7 +50,7 @@ class Elaborated:
 
     def scheduled(self, schedules: Mapping[str, Schedule]) -> Elaborated:
         """The same with the schedules given by block; blocks not named are left to the compiler, whatever their file asks."""
-        return replace(self, units={k: replace(u, schedule=schedules.get(u.block, Schedule())) for k, u in self.units.items()})
+        return replace(self, units={k: u.scheduled(schedules.get(u.block, Schedule())) for k, u in self.units.items()})
 
     def lowerings(self) -> dict[str, Elaborated]:
         """The block in all the ways in which it can be run; the line that says how is the key, the compiler's choice comes first."""

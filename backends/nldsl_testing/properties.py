@@ -66,7 +66,7 @@ def derivatives(subject: Subject, example: Example) -> None:
     wanted = interpret(subject, example)
     units, types, key = subject.elaborated.parts
     for name, passes in (("the derived updates", explicit), ("the plan", _planned)):
-        made = {k: passes(u, dict(types[k])) for k, u in units.items()}
+        made = {k: passes(u, types[k]) for k, u in units.items()}
         machine = Interpreter({k: u for k, (u, _) in made.items()}, {k: t for k, (_, t) in made.items()}, key)
         agree(subject, example, interpret(subject, example, by=machine), wanted, f"{name} and autodiff of the objectives")
 

@@ -58,7 +58,7 @@ def _plans(elaborated: Elaborated) -> None:
     """
     for key in elaborated.units:
         try:
-            plan(elaborated.units[key], dict(elaborated.types[key]))
+            plan(elaborated.units[key], elaborated.types[key])
         except NlError:
             raise
         except Exception:

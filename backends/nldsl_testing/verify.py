@@ -42,7 +42,7 @@ class Budget:
 
     @classmethod
     def of(cls, *, quick: bool = False, examples: int | None = None, seconds: float | None = None) -> Budget:
-        known = cls(examples=10, seconds=4.0, sizes=3, example=0.05) if quick else cls()
+        known = cls(examples=10, seconds=3.0, sizes=2, example=0.05) if quick else cls()
         known = replace(known, examples=examples, seconds=known.seconds * max(1.0, examples / known.examples)) if examples is not None else known
         return replace(known, seconds=seconds) if seconds is not None else known
 
@@ -189,7 +189,7 @@ class Clock:
         left = self.end - time.monotonic()
         mine = left * share / self.shares if self.shares > 0 else left
         self.shares -= share
-        return max(0.3, mine)
+        return max(0.1, mine)
 
 
 def longest(subject: Subject, seconds: float) -> int:

@@ -15,7 +15,7 @@ def show_plan(units: Mapping[str, Unit], types: Mapping[str, Types], key: str) -
     from nldsl.lower.plan import plan
     from nldsl.lower.schedule import Attention, Call, Recurrence
 
-    found = plan(units[key], dict(types[key]))
+    found = plan(units[key], types[key])
     lines = [f"plan of {key}"]
     for step in found.steps:
         match step:

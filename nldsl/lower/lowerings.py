@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from nldsl.core import Type, Unit
 from nldsl.lower.plan import Form, plan
@@ -20,7 +19,7 @@ def lowerings(units: Mapping[str, Unit], types: Mapping[str, Mapping[str, Type]]
     """
     forms: dict[str, dict[str, Form]] = {}  # by block, of the first states
     for key, unit in units.items():
-        forms.setdefault(unit.block, {}).update(plan(replace(unit, schedule=Schedule()), dict(types[key])).forms)
+        forms.setdefault(unit.block, {}).update(plan(unit.scheduled(Schedule()), types[key]).forms)
     found: dict[str, dict[str, Schedule]] = {"the compiler's choice": {}}
     every = [form for block in forms.values() for outer in block.values() for form in _inside(outer)]
     if any(form.machine is not None for form in every):

@@ -86,13 +86,20 @@ class Plan:
     same: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan(unit: Unit, types: dict[str, Type]) -> Plan:
-    """Lower one unit.
+def plan(unit: Unit, types: Mapping[str, Type]) -> Plan:
+    """Lower one unit; a plan is kept with its unit, as a cached property would be, and nobody changes it.
 
     Raises:
         NlError: NL601 for an objective that has no derivative, NL602 for an implicit step that cannot be solved, NL611 and NL612
             for what the unit's schedule asks in vain.
     """
+    kept = vars(unit).get("plan")
+    if kept is None or kept[0] is not types:
+        kept = vars(unit)["plan"] = (types, _plan(unit, dict(types)))
+    return kept[1]  # type: ignore[no-any-return]
+
+
+def _plan(unit: Unit, types: dict[str, Type]) -> Plan:
     given = unit
     unit, types = explicit(unit, types)
     unit, types = name_outputs(fold_constants(unit, types), types)

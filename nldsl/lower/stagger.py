@@ -10,7 +10,7 @@ none. A round of reads costs what the memory costs. Conjugate gradients on a mem
 >>> from nldsl.lower.plan import plan
 >>> text = "block b(d) { in x : real[d]  k = unit(x)  memory S : d -> d { minimize -dot(S(k), x) by gd(1) }  out y = S(S(k)) }"
 >>> e = nldsl.load(text).symbolic("b")
->>> [(name, form.name) for name, form in plan(e.unit, dict(e.types[e.key])).forms.items()]
+>>> [(name, form.name) for name, form in plan(e.unit, e.types[e.key]).forms.items()]
 [('S', 'closed'), ('S~1', 'closed')]
 """
 
