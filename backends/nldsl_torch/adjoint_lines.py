@@ -37,7 +37,7 @@ def made(lines: Sequence[str]) -> set[str]:
 
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}
-METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand", "abs", "softmax", "contiguous"}
+METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand", "abs", "softmax", "contiguous", "squeeze", "tril"}
 FUNCTIONS = {"gelu", "softplus", "linear"}  # of torch.nn.functional
 
 
@@ -70,8 +70,14 @@ def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | No
             return function, args, ()
         case ast.Call(func=ast.Attribute(value=a, attr="chunk"), args=[_, dim]):
             return "chunk", [a], (ast.unparse(dim),)
-        case ast.Call(func=ast.Name(id="decay_ends"), args=[a]):
-            return "decay_ends", [a], ()
+        case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("decay_ends", "decay_kernel"):
+            return name, [a], ()
+        case ast.Call(func=ast.Name(id="shift_down"), args=[a, *rest]):
+            return "shift_down", [a], tuple(map(ast.unparse, rest))
+        case ast.Call(func=ast.Name(id="unit_solve"), args=args):
+            return "unit_solve", args, ()
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="diag_embed"), args=[a]):
+            return "diag_embed", [a], ()
         case ast.Call(func=ast.Attribute(value=a, attr=method), args=args, keywords=keywords) if method in METHODS:
             return method, [a], tuple(ast.unparse(x) for x in (*args, *keywords))
         case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("inverse", "norm", "root", "unit"):

@@ -174,9 +174,21 @@ def _chunk(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     to.give(lines, op.args[0], f"torch.cat([{', '.join(parts)}], {op.constants[0]})", fresh=True)
 
 
-def _decay_ends(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
-    ends, tail = d.strip("()").split(", ")
-    to.give(lines, op.args[0], f"decay_ends_back({ends}, {tail}, {', '.join(map(to.value, op.targets))})", fresh=True)
+def _decay(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    to.give(lines, op.args[0], f"{op.kind}_back({d.strip('()')}, {', '.join(map(to.value, op.targets))})", fresh=True)
+
+
+def _shift_down(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    to.give(lines, op.args[0], f"shift_up({d}{''.join(f', {dim}' for dim in op.constants[1:])})", fresh=True)
+
+
+def _unit_solve(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    A, x = op.args
+    solved, size = to.fresh("part"), to.sizes.get(op.targets[0])
+    lines.append(f"{solved} = unit_solve_back({to.value(A)}, {d})")
+    to.give(lines, x, to.summed(solved, x, size, lead=True), fresh=False)
+    if A in to.active:
+        to.give(lines, A, to.summed(f"({solved} @ {to.transposed(op.targets[0])}).tril(-1)", A, size, lead=True), fresh=True)
 
 
 def _taped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
@@ -210,7 +222,13 @@ RULES: dict[str, Rule] = {
     "gelu": _gelu,
     "linear": _linear,
     "chunk": _chunk,
-    "decay_ends": _decay_ends,
+    "decay_ends": _decay,
+    "decay_kernel": _decay,
+    "shift_down": _shift_down,
+    "unit_solve": _unit_solve,
+    "tril": _view("{0}.tril({1})"),
+    "diag_embed": _view("{0}.diagonal(dim1=-2, dim2=-1)"),
+    "squeeze": _view("{0}.unsqueeze({1})"),
     "gelu_pull": _taped,
     "gelu_slope": _entrywise("{d} * gelu_curve({x})"),
     "norm": _scaled,
@@ -225,4 +243,4 @@ RULES: dict[str, Rule] = {
     "select": _select,
     "taped": _taped,
 }
-SEVERAL = ("chunk", "decay_ends")  # with several results
+SEVERAL = ("chunk", "decay_ends", "decay_kernel")  # with several results

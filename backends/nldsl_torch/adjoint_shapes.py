@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[str, ...] | None
-SAME = frozenset("abs contiguous cumsum exp gelu gelu_slope inverse neg norm pow root same sigmoid softmax softplus tanh unit".split())
+SAME = frozenset("abs contiguous cumsum exp gelu gelu_slope inverse neg norm pow root same shift_down sigmoid softmax softplus tanh tril unit".split())
 
 
 def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Shape:
@@ -22,6 +22,13 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
         case "unsqueeze":
             at = int(constants[0]) % (len(first) + 1)
             return (*first[:at], "1", *first[at:])
+        case "squeeze":
+            return tuple(s for i, s in enumerate(first) if i != int(constants[0]) % len(first))
+        case "diag_embed":
+            return (*first, first[-1])
+        case "unit_solve":
+            lead = _broadcast([s[:-2] for s in known])
+            return None if lead is None else (*lead, *known[1][-2:])
         case "matmul":
             lead = _broadcast([s[:-2] for s in known])
             return None if lead is None else (*lead, first[-2], known[1][-1])

@@ -27,7 +27,7 @@ from nldsl_torch.functions import Fusible, Region
 from nldsl_torch.module import ClassWriter
 
 HERE = Path(__file__).parent
-RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, segments, shift_down, unchunk, window_attention"  # noqa: E501
+RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, decay_kernel_back, segments, shift_down, shift_up, unchunk, unit_solve, unit_solve_back, window_attention"  # noqa: E501
 MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power, solve"
 PRIMITIVES = tuple(
     getattr(streams, f) for f in "apply at_least at_most causal_conv cross_entropy delay gelu_pull inverse norm root rope ticks unit".split()

@@ -6,11 +6,10 @@ Q s^T + O u + r. Several unknowns of one tick stand side by side in u.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from nldsl.core import Atom, Ref
-from nldsl.lower.affine import Read, Vector, Write
+from nldsl.lower.affine import Read, Write
 from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form
 from nldsl_torch.kernels import Kernels, tight
@@ -20,15 +19,6 @@ class Chunks(Kernels):
     """Writes the body of `block(streams of a stretch, s) -> (reads, s)` for one machine."""
 
     # --- the equations of a chunk ----------------------------------------------------------------------
-
-    def combined(self, vector: Vector, part: Callable[[Read], str | None]) -> str | None:
-        """sum of number * part(read) over the reads of an affine vector."""
-        terms = []
-        for name, coefficient in vector.reads:
-            text = part(self.machine.reads[name])
-            if text is not None:
-                terms.append(self.rows(coefficient, text))
-        return " + ".join(terms) if terms else None
 
     def solve(self) -> None:
         """Write A, W and c: (I - A) u = W s^T + c."""

@@ -100,6 +100,15 @@ class Kernels:
     def write_factor(self, state: str, w: Write) -> Factor | None:
         return self.machine.next[state].get(w.name)
 
+    def combined(self, vector: Vector, part: Callable[[Read], str | None]) -> str | None:
+        """sum of number * part(read) over the reads of an affine vector."""
+        terms = []
+        for name, coefficient in vector.reads:
+            text = part(self.machine.reads[name])
+            if text is not None:
+                terms.append(self.rows(coefficient, text))
+        return " + ".join(terms) if terms else None
+
     # --- kernels of the states ---------------------------------------------------------------------
 
     def kernels(self) -> None:

@@ -52,6 +52,11 @@ def shift_down(x: Tensor, fill: float = 0.0, dim: int = -2) -> Tensor:
     return torch.cat([torch.full_like(x.narrow(dim, 0, 1), fill), x.narrow(dim, 0, x.shape[dim] - 1)], dim)
 
 
+def shift_up(d: Tensor, dim: int = -2) -> Tensor:
+    """The gradient of x of `shift_down(x)`: row t becomes row t + 1, the last row 0."""
+    return torch.cat([d.narrow(dim, 1, d.shape[dim] - 1), torch.zeros_like(d.narrow(dim, 0, 1))], dim)
+
+
 # --- decay inside a chunk
 def _log_sum(g: Tensor, dim: int) -> Tensor:
     """Running sum of log retentions in float64: differences of large sums must keep float32's relative accuracy."""
@@ -75,10 +80,7 @@ class _DecayKernel(torch.autograd.Function):
     @staticmethod
     @_backward
     def backward(ctx, dL: Tensor, dp: Tensor) -> Tensor:
-        L, p = ctx.saved_tensors
-        # The diagonal is constant: left in, it would only add rounding noise. In float64 what enters both sums cancels exactly.
-        M = (dL * L).tril_(-1).double()
-        return _rsum(M.sum(-1) - M.sum(-2) + dp * p, -1).to(L.dtype)
+        return decay_kernel_back(dL, dp, *ctx.saved_tensors)
 
 
 def decay_kernel(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,6 +89,16 @@ def decay_kernel(g: Tensor) -> tuple[Tensor, Tensor]:
     L[t, i] = exp(g[i+1] + .. + g[t]) for i <= t and 0 above, p[t] = exp(g[0] + .. + g[t]). Every exponent is at most 0.
     """
     return _DecayKernel.apply(_exact(g))
+
+
+def decay_kernel_back(dL: Maybe, dp: Maybe, L: Tensor, p: Tensor) -> Tensor:
+    """The gradient of g of L, p = decay_kernel(g)."""
+    given = torch.zeros_like(p) if dp is None else dp * p
+    if dL is not None:
+        # The diagonal is constant: left in, it would only add rounding noise. In float64 what enters both sums cancels exactly.
+        M = (dL * L).tril(-1).double()
+        given = M.sum(-1) - M.sum(-2) + given
+    return _rsum(given, -1).to(L.dtype)
 
 
 def decay_ends(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,6 +309,16 @@ def chunk_solve(
         args = [_flat(x, lead, N) for x in (A, W, c, Q, O, E, P, F, r)]
         out, end = _ChunkSolve.apply(*args, _exact(s0).reshape(-1, *s0.shape[-2:]), unit)
     return out.view(*lead, *out.shape[1:]), end.view(*lead, *end.shape[1:])
+
+
+def unit_solve(A: Tensor, x: Tensor) -> Tensor:
+    """u of (I - A) u = x, for what A [..., C, C] is below its diagonal; x [..., C, d]."""
+    return torch.linalg.solve_triangular(-_exact(A), _exact(x), upper=False, unitriangular=True)
+
+
+def unit_solve_back(A: Tensor, d: Tensor) -> Tensor:
+    """The gradient of x of u = unit_solve(A, x); that of A is what of this times u^T is below the diagonal."""
+    return torch.linalg.solve_triangular(-_exact(A).mT, _exact(d), upper=True, unitriangular=True)
 
 
 def segments(block: Callable, xs: Sequence[Tensor], state: Tensor, axis: int, C: int, ticks: int | None = None) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from nldsl_torch.window_ends import TIME, WindowEnds
 from nldsl_torch.window_kernels import WindowKernels
 
 WIDEST = 256  # ticks of a window that one matrix of all pairs of ticks may serve
+SOLVED = 64  # the same, where it is solved
 
 
 class WindowWriter(WindowEnds):
@@ -78,10 +79,17 @@ class WindowWriter(WindowEnds):
         self.body.note(next((e.span for e in step.equations), self.step.equations[0].span))
         if form.scan is not None:
             self._scan(step, form.scan)
-        elif form.name == "closed" and not form.chunked and (self.cut.ticks <= WIDEST or not step.outputs) and not _by_channel(form):
-            WindowKernels(form, self._vector, self._scalar, "", [], window=self).closed(step.outputs)
+        elif self._at_once(step, form):
+            WindowKernels(form, self._vector, self._scalar, "", [], window=self).whole(step.outputs)
         else:
             self._chunks(step, form)
+
+    def _at_once(self, step: Recurrence, form: Form) -> bool:
+        """Whether a machine takes all ticks of a window at once, instead of chunk by chunk."""
+        assert form.machine is not None
+        if form.chunked or _by_channel(form) or len(form.machine.unknown) > 1:
+            return False
+        return self.cut.ticks <= (SOLVED if form.machine.unknown else WIDEST) or (not step.outputs and not form.machine.unknown)
 
     def once(self, text: str, hint: str) -> str:
         """A name for an expression, which is computed once; ahead, where it needs no state."""

@@ -123,7 +123,7 @@ def analyse(work: Rewriter, group: list[Equation], states: Iterable[str], output
         domain.run(equation)
     order = _triangular(domain, group)
     vectors = {name: domain.vector(Ref(name)) for name in outputs}
-    return Machine(order, {s: domain.operators[s] for s in order}, tuple(domain.writes), domain.reads, vectors)
+    return _united(work, Machine(order, {s: domain.operators[s] for s in order}, tuple(domain.writes), domain.reads, vectors))
 
 
 class _Domain:
@@ -342,3 +342,40 @@ def _triangular(domain: _Domain, group: list[Equation]) -> tuple[str, ...]:
         for s in free:
             del waiting[s]
     return tuple(order)
+
+
+def _united(work: Rewriter, machine: Machine) -> Machine:
+    """One write for those with one known side that go to the same places in equal measure: a n^T + b n^T = (a + b) n^T."""
+    known, other = ("left", "right") if any(w.unknown == "right" for w in machine.writes) else ("right", "left")
+    operators = [*machine.next.values(), *(r.operator for r in machine.reads.values())]
+    united: dict[object, Write] = {}
+    gone: set[str] = set()
+    for w in machine.writes:
+        key: object = getattr(w, known), tuple(o.get(w.name) for o in operators)
+        before = united.get(key)
+        if before is not None and (total := _total(work.at(w.span), getattr(before, other), getattr(w, other))) is not None:
+            del united[key]  # it stands where the later one stood: what that reads has been written
+            gone.add(before.name)
+            w = Write(w.name, **{known: getattr(w, known), other: total}, unknown=w.unknown or before.unknown, span=w.span)
+        elif before is not None:
+            key = w.name
+        united[key] = w
+
+    def without(o: Operator) -> Operator:
+        return replace(o, terms=tuple(t for t in o.terms if t[0] not in gone))
+
+    following = {s: without(o) for s, o in machine.next.items()}
+    reads = {n: replace(r, operator=without(r.operator)) for n, r in machine.reads.items()}
+    return replace(machine, writes=tuple(united.values()), next=following, reads=reads)
+
+
+def _total(work: Rewriter, a: Vector, b: Vector) -> Vector | None:
+    """a + b, where what they have besides reads is of one type."""
+    constants = [v.constant for v in (a, b) if v.constant is not None]
+    if len({work.type(c) for c in constants}) > 1:
+        return None
+    reads = dict(a.reads)
+    for name, c in b.reads:
+        reads[name] = work.add(reads[name], c, f"{name}.c") if name in reads else c
+    constant = work.add(constants[0], constants[1], "written") if len(constants) == 2 else constants[0] if constants else None
+    return Vector(tuple(reads.items()), constant)

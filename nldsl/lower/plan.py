@@ -96,7 +96,7 @@ def plan(unit: Unit, types: Mapping[str, Type]) -> Plan:
     kept = vars(unit).get("plan")
     if kept is None or kept[0] is not types:
         kept = vars(unit)["plan"] = (types, _plan(unit, dict(types)))
-    return kept[1]  # type: ignore[no-any-return]
+    return kept[1]
 
 
 def _plan(unit: Unit, types: dict[str, Type]) -> Plan:
