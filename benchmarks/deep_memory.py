@@ -5,7 +5,7 @@
     ttt           TTT-Linear, window 16, against fla's reference
     mesa          examples/mesa_net.nl, whose system is solved by conjugate gradients in rounds of reads, against its own loop over ticks
     decode        one `step` of examples/hope.nl against the same arithmetic written by hand
-    compile       first call of examples/hope_lm.nl with compile=True and an empty cache, at several depths
+    compile       first call of examples/hope_lm.nl, at several depths, and of examples/hope.nl, with compile=True and an empty cache
 
 Each is checked for equality first, gradients included, and not measured where it differs. Then both alternate in one process. Run:
 
@@ -260,19 +260,25 @@ def compare(task: str, args: argparse.Namespace) -> int:
     return 0
 
 
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"hope_lm, {n} layers": ("hope_lm", {"d": 96, "layers": n, "heads": 2}) for n in (1, 4)},
+    "hope": ("hope", {"d": 64, "vocab": 256, "heads": 2}),
+}
+
+
 def compile_time(args: argparse.Namespace) -> int:
-    """First calls with an empty cache, each depth in a process of its own."""
+    """First calls with an empty cache, each model in a process of its own."""
     command = [sys.executable, __file__, "compile", "--device", args.device, "--threads", str(args.threads), "--lengths", *map(str, args.lengths)]
-    return max(subprocess.run([*command, "--layers", str(n)], check=False).returncode for n in (args.layers or (1, 4)))
+    return max(subprocess.run([*command, "--model", name], check=False).returncode for name in MODELS)
 
 
 def first_calls(args: argparse.Namespace) -> int:
-    """The first call of hope_lm with an empty cache, in this process, the next, and one at another length."""
+    """The first call of a model with an empty cache, in this process, the next, and one at another length."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        (layers,), T = args.layers, args.lengths[0] // 4
+        (block, sizes), T = MODELS[args.model], args.lengths[0] // 4
         for compile in (False, True):
-            module = nldsl.load(str(ROOT / "examples/hope_lm.nl")).module("hope_lm", d=96, layers=layers, heads=2, device=args.device, compile=compile)
+            module = nldsl.load(str(ROOT / f"examples/{block}.nl")).module(block, sizes, device=args.device, compile=compile)
             taken = []
             for ticks in (T, T, T // 2 + 3):
                 tokens = torch.randint(0, 256, (2, ticks + 1), device=args.device)
@@ -280,7 +286,7 @@ def first_calls(args: argparse.Namespace) -> int:
                 module(tokens[:, :-1], tokens[:, 1:])["loss"].mean().backward()
                 sync(args.device)
                 taken.append(time.perf_counter() - start)
-            print(f"hope_lm, {layers} layers, {'compiled' if compile else 'eager'}: first call at T = {T} {taken[0]:.1f} s, second {taken[1]:.2f}, "
+            print(f"{args.model}, {'compiled' if compile else 'eager'}: first call at T = {T} {taken[0]:.1f} s, second {taken[1]:.2f}, "
                   f"first at T = {T // 2 + 3} {taken[2]:.2f}", flush=True)  # fmt: skip
     return 0
 
@@ -295,16 +301,16 @@ def main() -> int:
     ap.add_argument("--no-memory", action="store_true")
     ap.add_argument("--compile", action="store_true", help="torch.compile what can be: regions and whole windows")
     ap.add_argument("--schedule", help="of nldsl's block, as between the braces of a `schedule`")
-    ap.add_argument("--layers", type=int, nargs=1, help="of hope_lm, for one depth")
+    ap.add_argument("--model", choices=MODELS, help="of `compile`, one of them in this process")
     ap.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
         print(measure_peak(args))
         return 0
-    if not args.layers:
+    if not args.model:
         print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s)", flush=True)
-    other = {"decode": decode, "compile": first_calls if args.layers else compile_time}
+    other = {"decode": decode, "compile": first_calls if args.model else compile_time}
     failed = [task for task in args.tasks or [*PAIRS, *other] if (other[task](args) if task in other else compare(task, args))]
     return 1 if failed else 0
 

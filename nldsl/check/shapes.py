@@ -48,7 +48,7 @@ class _Shapes:
         self.instances = {f"{i.name}.{o}": i for i in unit.instances for o in i.outputs}
         self.resolved: dict[str, str] = {}
         self.assumed: Types = {}  # of names on a cycle through `last`
-        self.narrowed: Types = {}  # updates of `real` states that are a `real[1]`
+        self.narrowed: Types = {}  # what is a `real[1]`: updates of `real` states, and where gradients of such are taken
         self.states = {s.name: s for s in unit.states}
         given: tuple[Input | Param | State, ...] = (*unit.inputs, *unit.params, *unit.states)
         for declared in given:
@@ -271,11 +271,15 @@ class _Shapes:
                            found=str(state.type)))  # fmt: skip
 
     def check_gradient(self, equation: Equation) -> None:
-        """`grad(at = E)`: E has the type of the memory."""
+        """`grad(at = E)`: E has the type of the memory; for a number, a `real[1]` is one too."""
         state = self.states.get(equation.attr("memory")) if equation.op == "grad" else None
         at = equation.args[0] if state is not None else None
         found = self.types.get(at.name) if isinstance(at, (Ref, Last)) else Type("real")
-        if state is not None and found is not None and (found.kind, found.shape) != (state.type.kind, state.type.shape):
+        if state is None or found is None:
+            return
+        if state.type.is_scalar and is_number(found) and found.shape:
+            self.narrowed[equation.name] = found
+        elif (found.kind, found.shape) != (state.type.kind, state.type.shape):
             self._report("NL202", "a gradient is taken at a state of its memory", equation, 0,
                          str(replace(state.type, axes=())), str(replace(found, axes=())))  # fmt: skip
 
@@ -309,15 +313,24 @@ class _Shapes:
         yield tuple(atom for _, atom in self.unit.outputs)
 
     def _narrow(self, equation: Equation) -> tuple[Equation, ...]:
-        """A `real` memory becomes the one entry of a `real[1]`."""
+        """A `real` memory becomes, and has a gradient at, the one entry of a `real[1]`."""
         if equation.name not in self.narrowed:
             return (equation,)
-        wide, number = f"{equation.name}.wide", 0
-        while wide in self.types or wide in self.equations:
-            number += 1
-            wide = f"{equation.name}.wide.{number}"
-        self.types[wide] = self.narrowed[equation.name]
+        if equation.op == "grad":
+            at, *others = equation.args
+            name = self._fresh(f"{equation.name}.at", replace(self.narrowed[equation.name], shape=()))
+            return Equation(name, "sum", (at,), equation.span), replace(equation, args=(Ref(name, equation.span), *others))
+        wide = self._fresh(f"{equation.name}.wide", self.narrowed[equation.name])
         return replace(equation, name=wide), Equation(equation.name, "sum", (Ref(wide, equation.span),), equation.span)
+
+    def _fresh(self, hint: str, of: Type) -> str:
+        """A name of its own, of this type."""
+        name, number = hint, 0
+        while name in self.types or name in self.equations:
+            number += 1
+            name = f"{hint}.{number}"
+        self.types[name] = of
+        return name
 
     def finish(self) -> Unit:
         def typed(param: Param) -> Param:

@@ -37,6 +37,7 @@ steps = st.one_of(
     st.builds("titans(theta = {}, eta = {}, alpha = 0.1 * c)".format, rates, numbers),
     st.builds("momentum({}, {})".format, rates, numbers),
     st.builds("decay({}), gd({})".format, numbers, rates),
+    st.builds("dgd({}, keep = {})".format, rates, numbers),
 )
 slow_steps = st.sampled_from(["gd(0.1)", "gd(0.2, keep = 0.9)", "momentum(0.1)", "adam(lr = 0.05)", "decay(0.8), gd(0.1)", "signsgd(lr = 0.05)"])
 windows = st.sampled_from([2, 3, 4])

@@ -123,3 +123,13 @@ def test_a_store_is_read_in_copies_and_outside(window):
     c = case(STORE.replace("WINDOW", str(window)), "m", d=3)
     check(c, [1, 4, 9])
     assert c.module.initial_state(2)["S:key"].shape == (2, 0, 3)
+
+
+def test_a_number_of_a_network_decays_by_a_vector_of_one():
+    """`decay(a)` with an a of type real[1], before a gradient: what is between the two is the one number, where the gradient is taken."""
+    text = (
+        "block net(d) { in x : real[d]  param W : d -> d  param g : real = 0.5  out y = (1 + g) * W(x) }\n"
+        "block m(d) { in x : real[d]  param wa : d -> 1  a = sigmoid(wa(x))\n"
+        "  memory M : net(d) = learned { minimize 0.5 * sqnorm(M(x) - x) by decay(a), gd(0.3 * a) }\n  out y = M(x) }"
+    )
+    check(case(text, "m", d=3), [1, 4, 9])

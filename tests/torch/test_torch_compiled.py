@@ -2,6 +2,7 @@
 
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +134,11 @@ def test_many_shapes_do_not_exhaust_the_cache():
 def test_whole_windows_are_compiled(name, backend):
     """No length compiles again, what a call or the text's end cuts short runs as it is, and so does a third batch size."""
     windows_once(zoo(name), backend)
+
+
+def test_windows_that_are_solved_are_compiled():
+    text = Path(__file__).parents[1] / "faults/solved.nl"
+    windows_once(case(text.read_text(), "solved", d=3), "aot_eager")
 
 
 def test_windows_under_autocast():

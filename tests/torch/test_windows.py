@@ -149,6 +149,44 @@ def test_operators_stand_at_every_tick_of_a_window(monkeypatch):
     assert all(distance(found[n], y) < EXACT for n, y in wanted.items())
 
 
+SOLVED = {
+    "erase": "memory M : net(d) = learned { minimize 0.5 * sqnorm(M(K(x)) - v) at start(4) by dgd(b, keep = a) }  out y = M(x)",
+    "erase, read before": "memory M : net(d) = learned { minimize 0.5 * sqnorm(M(K(x)) - v) at start(4) by dgd(b, keep = a) }  out y = last M(x)",
+    "keys of a slow memory": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by gd(b, keep = a) }  out y = V(x)",
+    "retention of a slow memory": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by decay(sigmoid(wt(k))), gd(b) }  out y = last V(k)",
+    "a learner with a memory": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by momentum(b, a) }  out y = V(x)",
+    "written to twice": "memory V : d -> d = learned { update a * last V - b * outer(last V(k), k) + b * outer(v, k) + outer(b * x, k) }  out y = V(k)",
+    "turned": "memory V : d -> d = learned { update a * last V - b * outer(k, transpose(last V)(k)) + b * outer(k, v) }  out y = transpose(V)(x)",
+    "across": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by gd(b, keep = a) }  out y = transpose(V)(x) + V(k)",
+}
+SOLVED_TEXT = """
+block net(d) {{ in x : real[d]  param up : d -> 4  param down : 4 -> d  out y = down(tanh(up(x))) }}
+block m(d) {{
+  in x : real[d]
+  param K : d -> d
+  param wt : d -> 1
+  a = sigmoid(2 + wt(x))  b = 0.3 * sigmoid(wt(x))  v = tanh(2 * x)
+  memory S : d -> d = learned every 4 {{ minimize 0.5 * sqnorm(S(x) - {}) over sum by gd(0.1) }}
+  k = unit(last S(K(x)))
+  {}
+}}
+"""
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_writes_that_read_what_they_write_to(name, monkeypatch):
+    """A window solves for them all at once: one triangular solve, whose reverse is another, and no loop over chunks."""
+    target = "last V(v)" if "memory V" in SOLVED[name] else "last M(v)"
+    c = Case(SOLVED_TEXT.format(target, SOLVED[name]), "m", {"d": 3})
+    assert "unit_solve(" in c.module.source and "segments(" not in c.module.source and "taped(" not in c.module.source
+    x = c.input(2, 11)
+    found, (wanted, _) = outputs(c.module(x)), c.interpreter.run(dict(c.module.named_parameters()), {"x": x})
+    assert all(distance(found[n], y) < EXACT for n, y in wanted.items())
+    same_as_torch(c.module, x, monkeypatch)
+    for cut in (3, 4, 10):
+        same_as_torch(in_two(c.module, cut), x, monkeypatch)
+
+
 def test_an_operator_that_is_no_scan_is_a_loop():
     c = Case(ORTHOGONAL.replace("RULE", "mirror(0.1)"), "m", {"d": 3})
     assert c.forms["V"].name == "loop" and "in a window of 4 ticks" in c.forms["V"].why
