@@ -133,7 +133,7 @@ class Adjoint:
 
     def _active(self, node: ast.expr) -> bool:
         """Whether gradients pass through an expression."""
-        if isinstance(node, ast.Attribute) and node.attr in CONSTANT:
+        if isinstance(node, ast.Compare) or (isinstance(node, ast.Attribute) and node.attr in CONSTANT):
             return False
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CONSTANT:
             return False

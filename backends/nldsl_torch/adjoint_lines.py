@@ -37,8 +37,13 @@ def made(lines: Sequence[str]) -> set[str]:
 
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}
-METHODS = {"unsqueeze", "sum", "mean", "exp", "sigmoid", "tanh", "cumsum", "select", "expand", "abs", "softmax", "contiguous", "squeeze", "tril"}
-FUNCTIONS = {"gelu", "softplus", "linear"}  # of torch.nn.functional
+METHODS = frozenset(
+    "abs contiguous cumsum exp expand flatten log mean movedim relu select sigmoid softmax sqrt squeeze sum tanh tril unflatten unsqueeze".split()
+)
+OF_TORCH = {"addcmul", "diag_embed", "maximum", "minimum", "where"}  # functions of tensors alone
+FUNCTIONS = {"embedding", "gelu", "linear", "silu", "softplus"}  # of torch.nn.functional
+PRIMITIVES = {"apply", "cross_entropy", "decay_ends", "decay_kernel", "gelu_pull", "inverse", "norm", "root", "unit", "unit_solve"}  # of tensors alone
+WITH_NUMBERS = {"at_least": 1, "at_most": 1, "linear_scan": 3, "shift_down": 1, "spread": 1}  # how many tensors come first
 
 
 def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | None:
@@ -62,30 +67,24 @@ def parts_of(node: ast.expr) -> tuple[str, list[ast.expr], tuple[str, ...]] | No
             return "cat", parts, (ast.unparse(dim),)
         case ast.Call(func=ast.Name(id="beside"), args=[ast.List(elts=parts), dim]):
             return "cat", parts, (ast.unparse(dim),)
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="addcmul"), args=args):
-            return "addcmul", args, ()
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="einsum"), args=[how, *args]):
+            return "einsum", args, (ast.unparse(how),)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr=name), args=args) if name in OF_TORCH:
+            return name, args, ()
         case ast.BinOp(left=a, op=ast.Pow(), right=exponent) if is_number(ast.unparse(exponent)):
             return "pow", [a], (ast.unparse(exponent),)
         case ast.Call(func=ast.Attribute(value=ast.Name(id="F"), attr=function), args=args) if function in FUNCTIONS:
             return function, args, ()
         case ast.Call(func=ast.Attribute(value=a, attr="chunk"), args=[_, dim]):
             return "chunk", [a], (ast.unparse(dim),)
-        case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("decay_ends", "decay_kernel"):
-            return name, [a], ()
-        case ast.Call(func=ast.Name(id="shift_down"), args=[a, *rest]):
-            return "shift_down", [a], tuple(map(ast.unparse, rest))
-        case ast.Call(func=ast.Name(id="unit_solve"), args=args):
-            return "unit_solve", args, ()
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="diag_embed"), args=[a]):
-            return "diag_embed", [a], ()
         case ast.Call(func=ast.Attribute(value=a, attr=method), args=args, keywords=keywords) if method in METHODS:
             return method, [a], tuple(ast.unparse(x) for x in (*args, *keywords))
-        case ast.Call(func=ast.Name(id=name), args=[a]) if name in ("inverse", "norm", "root", "unit"):
-            return name, [a], ()
-        case ast.Call(func=ast.Name(id="gelu_pull"), args=args):
-            return "gelu_pull", args, ()
-        case ast.Call(func=ast.Name(id="spread"), args=[a, lead, rank]):
-            return "spread", [a], (ast.unparse(lead), ast.unparse(rank))
+        case ast.Call(func=ast.Name(id="matmul"), args=args):
+            return "operators", args, ()
+        case ast.Call(func=ast.Name(id=name), args=args) if name in PRIMITIVES:
+            return name, args, ()
+        case ast.Call(func=ast.Name(id=name), args=args) if name in WITH_NUMBERS:
+            return name, args[: WITH_NUMBERS[name]], tuple(map(ast.unparse, args[WITH_NUMBERS[name] :]))
     return None
 
 
@@ -107,6 +106,8 @@ def with_operands(node: ast.expr, kind: str, names: list[ast.expr]) -> ast.expr:
         case ast.Call(func=func, args=args, keywords=keywords):
             if kind == "cat":
                 return ast.Call(func, [ast.List(names), args[1]], keywords)
+            if kind == "einsum":
+                return ast.Call(func, [args[0], *names], keywords)
             if kind in {*METHODS, "chunk"} and isinstance(func, ast.Attribute):
                 return ast.Call(ast.Attribute(names[0], func.attr), args, keywords)
             return ast.Call(func, [*names, *args[len(names) :]], keywords)

@@ -191,6 +191,72 @@ def _unit_solve(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, A, to.summed(f"({solved} @ {to.transposed(op.targets[0])}).tril(-1)", A, size, lead=True), fresh=True)
 
 
+def _extreme(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    """Of `maximum(a, b)` the greater one has the gradient, of equal ones each half."""
+    a, b = op.args if len(op.args) == 2 else (op.args[0], op.constants[0])
+    for x, y in ((a, b), (b, a)):
+        if x in to.active:
+            pair = (to.value(x), to.value(y)) if op.kind in ("maximum", "at_least") else (to.value(y), to.value(x))
+            to.give(lines, x, _like(to, op, f"greater({d}, {', '.join(pair)})", x), fresh=True)
+
+
+def _where(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    test, a, b = op.args
+    for x, sides in ((a, f"{d}, 0.0"), (b, f"0.0, {d}")):
+        if x in to.active:
+            to.give(lines, x, _like(to, op, f"torch.where({to.value(test)}, {sides})", x), fresh=True)
+
+
+def _einsum(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    a, b = op.args
+    inside, _, made = op.constants[0].strip("'").partition("->")
+    first, second = inside.split(",")
+    if a in to.active:
+        to.give(lines, a, f"torch.einsum('{made},{second}->{first}', {d}, {to.value(b)})", fresh=True)
+    if b in to.active:
+        to.give(lines, b, f"torch.einsum('{made},{first}->{second}', {d}, {to.value(a)})", fresh=True)
+
+
+def _apply(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    w, x = op.args
+    if w in to.active:
+        to.give(lines, w, f"like({d}.unsqueeze(-1) * {to.value(x)}.unsqueeze(-2), {to.shape(w)})", fresh=True)
+    if x in to.active:
+        to.give(lines, x, f"like(apply({to.transposed(w)}, {d}), {to.shape(x)})", fresh=True)
+
+
+def _operators(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    """Of `matmul(a, b)`, whose operands may differ in dtype."""
+    a, b = op.args
+    if a in to.active:
+        to.give(lines, a, f"like(matmul({d}, {to.transposed(b)}), {to.shape(a)})", fresh=True)
+    if b in to.active:
+        to.give(lines, b, f"like(matmul({to.transposed(a)}, {d}), {to.shape(b)})", fresh=True)
+
+
+def _shaped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    to.give(lines, op.args[0], f"{d}.reshape({to.shape(op.args[0])})", fresh=False)
+
+
+def _embedding(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    index, table = op.args
+    to.give(lines, table, f"torch.ops.aten.embedding_dense_backward({d}, {to.value(index)}, {to.shape(table)}[0], -1, False)", fresh=True)
+
+
+def _cross_entropy(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    logits, target = op.args
+    to.give(lines, logits, f"cross_entropy_back({d}, {to.value(logits)}, {to.value(target)})", fresh=True)
+
+
+def _scan(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    factor, _, start = op.args
+    parts = [to.fresh(f"part {n}") for n in ("factor", "added", "start")]
+    lines.append(f"{', '.join(parts)} = linear_scan_back({d.strip('()')}, {to.value(factor)}, {to.value(op.targets[0])}, {to.value(start)})")
+    for x, part in zip(op.args, parts, strict=True):
+        if x in to.active:
+            to.give(lines, x, f"like({part}, {to.shape(x)})", fresh=False)
+
+
 def _taped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     pull = to.auxiliary(op, tensor=False)
     parts = [to.fresh(f"part {a}") for a in op.args]
@@ -219,6 +285,24 @@ RULES: dict[str, Rule] = {
     "softplus": _entrywise("torch.ops.aten.softplus_backward({d}, {x}, 1, 20)"),
     "softmax": _entrywise("torch._softmax_backward_data({d}, {y}, -1, {y}.dtype)"),
     "pow": _pow,
+    "log": _entrywise("{d} / {x}"),
+    "sqrt": _entrywise("{d} * 0.5 / {y}"),
+    "relu": _entrywise("torch.ops.aten.threshold_backward({d}, {x}, 0)"),
+    "silu": _entrywise("torch.ops.aten.silu_backward({d}, {x})"),
+    "maximum": _extreme,
+    "minimum": _extreme,
+    "at_least": _extreme,
+    "at_most": _extreme,
+    "where": _where,
+    "einsum": _einsum,
+    "apply": _apply,
+    "operators": _operators,
+    "embedding": _embedding,
+    "cross_entropy": _cross_entropy,
+    "linear_scan": _scan,
+    "flatten": _shaped,
+    "unflatten": _shaped,
+    "movedim": _view("{0}.movedim({2}, {1})"),
     "gelu": _gelu,
     "linear": _linear,
     "chunk": _chunk,
@@ -243,4 +327,4 @@ RULES: dict[str, Rule] = {
     "select": _select,
     "taped": _taped,
 }
-SEVERAL = ("chunk", "decay_ends", "decay_kernel")  # with several results
+SEVERAL = ("chunk", "decay_ends", "decay_kernel", "linear_scan")  # with several results

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[str, ...] | None
-SAME = frozenset("abs contiguous cumsum exp gelu gelu_slope inverse neg norm pow root same shift_down sigmoid softmax softplus tanh tril unit".split())
+SAME = frozenset(
+    """abs at_least at_most contiguous cumsum exp gelu gelu_slope inverse log neg norm pow relu root same shift_down sigmoid silu softmax softplus sqrt
+    tanh tril unit""".split()
+)
 
 
 def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Shape:
@@ -13,7 +16,7 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
     if any(s is None for s in shapes):
         return None
     known = [s for s in shapes if s is not None]
-    if kind in ("add", "sub", "mul", "div", "addcmul", "gelu_pull"):
+    if kind in ("add", "sub", "mul", "div", "addcmul", "gelu_pull", "maximum", "minimum", "where"):
         return _broadcast(known)
     first = known[0]
     match kind:
@@ -29,7 +32,7 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
         case "unit_solve":
             lead = _broadcast([s[:-2] for s in known])
             return None if lead is None else (*lead, *known[1][-2:])
-        case "matmul":
+        case "matmul" | "operators":
             lead = _broadcast([s[:-2] for s in known])
             return None if lead is None else (*lead, first[-2], known[1][-1])
         case "sum" | "mean" if "keepdim=True" not in constants:

@@ -32,8 +32,8 @@ MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power,
 PRIMITIVES = tuple(
     getattr(streams, f) for f in "apply at_least at_most causal_conv cross_entropy delay gelu_pull inverse norm root rope ticks unit".split()
 ) + tuple(getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split())
-STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, loop, norm, part, pooled, pretrained, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
-REVERSE = "from nldsl_torch.reverse import add_product, add_product_, decay_ends_back, gelu_curve, gelu_slope, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, linear_scan_back, loop, norm, part, pooled, pretrained, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
+REVERSE = "from nldsl_torch.reverse import add_product, add_product_, cross_entropy_back, decay_ends_back, gelu_curve, gelu_slope, greater, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
 FUNCTIONS = "from nldsl_torch.functions import again, region, reversible, taped"
 
 

@@ -38,6 +38,17 @@ def like(x: Tensor, shape: torch.Size) -> Tensor:
     return x if x.shape == shape else x.sum_to_size(shape)
 
 
+def greater(d: Tensor, x, y) -> Tensor:
+    """d where x > y, half of it where they are equal; one of them may be a number."""
+    return torch.where(x > y, d, torch.where(x == y, d * 0.5, 0.0))
+
+
+def cross_entropy_back(d: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """The gradient of the logits of cross_entropy(logits, target)."""
+    p = logits.softmax(-1)
+    return (p - torch.nn.functional.one_hot(target, p.shape[-1]).to(p.dtype)) * d.unsqueeze(-1)
+
+
 def gelu_slope(x: Tensor) -> Tensor:
     """The derivative of gelu."""
     return torch.ops.aten.gelu_backward(torch.ones_like(x), x)

@@ -219,11 +219,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, ds: Tensor):
-        a, s, s0 = ctx.saved_tensors
-        after = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1)
-        du = _doubling(after.flip(1), ds.flip(1)).flip(1)
-        before = torch.cat([s0[:, None], s[:, :-1]], 1)
-        return du * before, du, du[:, 0] * a[:, 0]
+        return linear_scan_back(ds, None, *ctx.saved_tensors)
 
 
 def _doubling(a: Tensor, s: Tensor) -> Tensor:
@@ -241,6 +237,18 @@ def linear_scan(factor: Tensor | float, u: Tensor | float, s0: Tensor, T: int) -
     a, u = (torch.as_tensor(x, dtype=s0.dtype, device=s0.device).expand(shape) for x in (factor, u))
     s = _Scan.apply(a, u, s0)
     return s, torch.cat([s0[:, None], s[:, :-1]], 1)
+
+
+def linear_scan_back(d: Tensor | None, d_before: Tensor | None, factor: Tensor | float, s: Tensor, s0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of (factor, u, s0), not summed over what they were broadcast along, of s, before = linear_scan(factor, u, s0, T)."""
+    a = torch.as_tensor(factor, dtype=s.dtype, device=s.device).expand(s.shape)
+    d = torch.zeros_like(s) if d is None else d
+    if d_before is not None:
+        d = d + torch.cat([d_before[:, 1:], torch.zeros_like(s[:, :1])], 1)
+    after = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1)
+    du = _doubling(after.flip(1), d.flip(1)).flip(1)
+    before, start = torch.cat([s0[:, None], s[:, :-1]], 1), du[:, 0] * a[:, 0]
+    return du * before, du, start if d_before is None else start + d_before[:, 0]
 
 
 def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = None):

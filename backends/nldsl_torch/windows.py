@@ -149,8 +149,9 @@ class WindowWriter(WindowEnds):
             ops.literal(a.value) if isinstance(a, Num) else f"{self.full(self.body.text(a), self.given(a), state.shape, True)}.movedim({dim}, 1)"
             for a in (scan.factor, scan.input)
         )
-        now, before = self.names.of(scan.state), self.names.of(f"last {scan.state}")
-        self.body.lines.append(f"{now}, {before} = (x.movedim(1, {dim}) for x in linear_scan({factor}, {given}, {self.scanned(scan.state)}, n_))")
+        now, before, made = self.names.of(scan.state), self.names.of(f"last {scan.state}"), [self.names.fresh("scan") for _ in range(2)]
+        self.body.lines.append(f"{', '.join(made)} = linear_scan({factor}, {given}, {self.scanned(scan.state)}, n_)")
+        self.body.lines += [f"{name} = {x}.movedim(1, {dim})" for name, x in zip((now, before), made, strict=True)]
         for e in (e for e in step.equations if e.name != scan.state):
             self.body.equation(e)
         self.body.lines.append(f"{self.final(scan.state)} = {now}.select({dim}, -1)" + ".contiguous()" * (state.kind == "map"))

@@ -5,7 +5,7 @@ Refused:   memory m : real[d] { update 0.5 * last m + half(last m) }     with a 
 Accepted:  z = half(x)  memory m : real[d] { update 0.5 * last m + z }
 
 Blocks, stores, `delay`, `conv` and `rope` run over all ticks at once, so a recurrence stands before or behind them.
-All reads of one operator memory belong to its recurrence: none of these stands between two of them.
+All reads of one operator memory belong to its recurrence, and so does a memory that goes back to it: none of these stands between.
 
 >>> from nldsl.pipeline import check_source
 >>> from nldsl.source import Source
@@ -66,6 +66,11 @@ def _rings(unit: Unit, types: Types) -> Iterator[tuple[Reading, dict[str, dict[s
         for reader in names:
             if operator in edges[reader] and operator in edges:
                 edges[operator].setdefault(reader, Ref(reader))
+    for s in unit.states:
+        # So is a memory with the one it goes back to.
+        if s.base in edges and s.name in edges:
+            edges[s.name].setdefault(s.base, Last(s.base))
+            edges[s.base].setdefault(s.name, Ref(s.name))
     core = cyclic_core(edges)
     if not core & whole:
         return

@@ -76,3 +76,14 @@ def test_nothing_over_all_ticks_between_two_reads_of_one_operator(between: str) 
         f"  a = {between}  out y = S(a) }}"
     )
     assert [d.code for d in check_source(Source("b.nl", text)).errors] == ["NL311"]
+
+
+@pytest.mark.parametrize("read", ["last B(conv(last A(x), 2))", "last B(late(last A(x)))"])
+def test_nor_between_a_memory_and_one_that_goes_back_to_it(read: str) -> None:
+    text = (
+        "block late(d) { in z : real[d]  out a = delay(z, 2) }\n"
+        "block b(d) { in x : real[d]  memory A : d -> d every 2 { minimize 0.5 * sqnorm(A(unit(x)) - x) over sum by gd(0.3) }"
+        "  memory B : d -> d { minimize 0.5 * sqnorm(B(unit(x)) - x) by gd(0.3)  reset every 4 to A }  out y = READ }"
+    )
+    assert [d.code for d in check_source(Source("b.nl", text.replace("READ", read))).errors] == ["NL311"]
+    assert not check_source(Source("b.nl", text.replace("READ", read.replace("last B", "B").replace("last A(x)", "x")))).errors

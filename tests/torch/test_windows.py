@@ -190,3 +190,53 @@ def test_writes_that_read_what_they_write_to(name, monkeypatch):
 def test_an_operator_that_is_no_scan_is_a_loop():
     c = Case(ORTHOGONAL.replace("RULE", "mirror(0.1)"), "m", {"d": 3})
     assert c.forms["V"].name == "loop" and "in a window of 4 ticks" in c.forms["V"].why
+
+
+# Of what is read of a memory inside a window, m, what it learns: word by word.
+WORDS = {
+    "silu": "silu(m)", "relu": "relu(m)", "log": "log(1.5 + sqnorm(m)) * x", "sqrt": "sqrt(0.3 + sqnorm(m)) * x", "root of a square": "sqrt(m * m)",
+    "at least": "max(m, 0.1)", "at most": "min(0.1, m)", "max": "max(m, x)", "min": "min(x, m)", "equal": "max(m, 1 * m)",
+    "where": "where(sum(m), m, x * m)", "where, a number": "where(x, 0, m)", "power": "(1 + sqnorm(m))^1.5 * x", "abs": "abs(m)",
+    "softplus": "softplus(m)", "quotient": "x / (1 + sqnorm(m))", "softmax": "softmax(m)", "by a param": "W(m)", "tanh": "tanh(m) * exp(-m)",
+    "composed": "matmul(start(3) M, transpose(start(3) M))(x)", "a scan": "last s + m", "a scan's factor": "s - m", "directions": "unit(m) + norm(m)",
+    "a loss": "cross_entropy(W(m), token) * x",
+}  # fmt: skip
+WORDS_TEXT = """
+block m(d) {{
+  in x : real[d]
+  in token : int[d]
+  param W : d -> d
+  m = start(3) M(x)
+  memory s : real[d] {{ update sigmoid(m) * last s + 0.5 * m }}
+  memory M : d -> d = learned {{ minimize 0.5 * sqnorm(M(x) - t) at start(3) by gd(0.2, keep = 0.9) }}
+  t = {}
+  out y = M(x)
+}}
+"""
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_word_has_its_reverse(name, monkeypatch):
+    """No word keeps a window from being compiled, but for the functions of matrices; and none has other gradients than torch gives."""
+    c = Case(WORDS_TEXT.format(WORDS[name]), "m", {"d": 3})
+    assert "taped(" not in c.module.source and "ticks=3" in c.module.source
+    draw = torch.Generator().manual_seed(0)
+    x, token = torch.randn(2, 11, 3, generator=draw, dtype=torch.float64), torch.randint(3, (2, 11), generator=draw)
+    same_as_torch(with_tokens(c.module, token), x, monkeypatch)
+    found = outputs(c.module(x, token))
+    wanted, _ = c.interpreter.run(dict(c.module.named_parameters()), {"x": x, "token": token})
+    assert all(distance(found[n], y) < EXACT for n, y in wanted.items())
+
+
+def with_tokens(module, token):
+    """The module of its first input alone."""
+
+    class One(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x):
+            return self.inner(x, token)
+
+    return One()

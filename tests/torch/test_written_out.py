@@ -47,6 +47,13 @@ PAIRS = {
         "memory M : d -> d { minimize 0.5 * sqnorm(M(unit(x)) - x) by gd(0.5) }  r = M(x)  param Wk, Wq : d -> d "
         " memory S : d -> d { minimize 0.5 * sqnorm(S(unit(Wk(r))) - r) by gd(0.5) }  out y = M(r + S(Wq(r)))",
     ),
+    "between a memory and one that goes back to it": (
+        "memory A : d -> d every 2 { minimize sum(tanh(A(unit(x)))) over sum by gd(0.3) }  memory B : d -> d = normal(0.3) "
+        "{ minimize 0.5 * sqnorm(softmax(B(unit(x))) - x) at start(2) by gd(0.3)  reset every 4 to A }  out y = last B(delta(last A(x)))",
+        "memory A : d -> d every 2 { minimize sum(tanh(A(unit(x)))) over sum by gd(0.3) }  memory B : d -> d = normal(0.3) "
+        "{ minimize 0.5 * sqnorm(softmax(B(unit(x))) - x) at start(2) by gd(0.3)  reset every 4 to A }  r = last A(x)  param Wk, Wq : d -> d "
+        " memory S : d -> d { minimize 0.5 * sqnorm(S(unit(Wk(r))) - r) by gd(0.5) }  out y = last B(r + S(Wq(r)))",
+    ),
     "the way to a loss": (
         "memory F : ffn(d) = learned every 3 { minimize e over sum by gd(0.1) }  h = delta(ffn(last F(x)))  e = 0.5 * sqnorm(h - x)  out y = h",
         "memory F : ffn(d) = learned every 3 { minimize e over sum by gd(0.1) }  z = last F(x)  param up : d -> 4  param down : 4 -> d "
