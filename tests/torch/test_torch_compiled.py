@@ -162,7 +162,7 @@ def test_windows_by_inductor():
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", sorted(WINDOWED - {"titans_mac"}))  # whose store is a cache that grows: its shapes are static
+@pytest.mark.parametrize("name", sorted(WINDOWED))
 def test_whole_windows_of_the_zoo(name):
     windows_once(zoo(name), "aot_eager")
 
