@@ -140,10 +140,15 @@ def transposition(types: list[Type], attrs: Attrs) -> Type:
 
 
 def outer_product(types: list[Type], attrs: Attrs) -> Type:
+    sizes = []
     for i, t in enumerate(types):
-        if t.kind != "real" or len(t.shape) != 1:
-            raise Mismatch("an outer product takes two vectors", "real[n]", _plain(t), i)
-    return Type("map", (types[0].shape[0], types[1].shape[0]), join_axes(types))
+        if i == 1 and t.kind == "int" and not t.shape and t.bound is not None:
+            sizes.append(t.bound)
+        elif t.kind != "real" or len(t.shape) != 1:
+            raise Mismatch("an outer product takes two vectors, or a vector and an index", "real[n]", _plain(t), i)
+        else:
+            sizes.append(t.shape[0])
+    return Type("map", tuple(sizes), join_axes(types))
 
 
 def composition(types: list[Type], attrs: Attrs) -> Type:
@@ -311,7 +316,7 @@ _word("softmax", 1, on_vectors, "e^a_i / sum_j e^a_j")
 _word("rope", 1, rotated, "pairs (a_i, a_i+n/2) turned by the angle t * 10000^(-2 i / n) at tick t")
 _word("apply", 2, application, "W a", user=False)
 _word("transpose", 1, transposition, "the operator B -> A with <W a, b> = <a, W^T b>")
-_word("outer", 2, outer_product, "a b^T: the operator that maps x to a <b, x>")
+_word("outer", 2, outer_product, "a b^T: the operator that maps x to a <b, x>; with an index b, a in that column")
 _word("scale_values", 2, scaled_values, "Diag(a) W")
 _word("matmul", 2, composition, "A B: the operator that maps x to A(B(x))")
 _word("identity", 1, square, "the identity operator of the size of A")

@@ -173,6 +173,9 @@ class _Tick:
         args, result = [self.atom(a, scope, wide) for a in e.args], self.m.types[e.name]
         if e.op in ENTRYWISE:  # a whole number in arithmetic
             args = [(x.to(torch.float64 if wide else self.dtype) if x.dtype == torch.int64 else x, t) for x, t in args]
+        if e.op == "outer" and args[1][1].kind == "int":
+            picked = Type("real", result.shape[1:], args[1][1].axes)
+            args[1] = self._column(args[1][0], picked), picked
         if e.op == "gather":
             return gather(*args[0], e.attr("axis"))
         if e.op == "ungather":
@@ -184,7 +187,7 @@ class _Tick:
         values = arguments(e.op, result, args)
         match e.op:
             case "column":
-                return (values[0].unsqueeze(-1) == torch.arange(sizes(result)[-1])).to(self.dtype)
+                return self._column(values[0], result)
             case "grad":
                 return self._gradient(e.attr("objective"), self._copies(values[0], result), scope)
             case "count":
@@ -208,6 +211,10 @@ class _Tick:
         if e.op not in ("conv", "attend") and is_rounded(e, args):
             return rounded(e.op, result, args)
         return compute(e.op, len(args[0][1].shape), values)
+
+    def _column(self, index: Tensor, of: Type) -> Tensor:
+        """1 at the index, 0 elsewhere."""
+        return (index.unsqueeze(-1) == torch.arange(sizes(of)[-1])).to(self.dtype)
 
     def _gradient(self, objective: Objective, at: Tensor, scope: Mapping[str, Tensor]) -> Tensor:
         """The derivative of the objective at a fresh copy of the state, so that no other use of the state counts."""

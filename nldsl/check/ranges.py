@@ -68,6 +68,11 @@ class Ranges:
         by_entry = entry * self.count(atom).high if entry else 0.0
         return min(self.norms.get(atom.name, INF), by_entry)
 
+    def picks(self, atom: Atom) -> bool:
+        """Whether it is an index, in the place of a vector."""
+        found = self.types.get(getattr(atom, "name", ""))
+        return found is not None and found.kind == "int"
+
     def count(self, atom: Atom) -> Interval:
         """The number of entries."""
         found = self.types.get(getattr(atom, "name", ""))
@@ -280,7 +285,7 @@ TABLE: dict[str, Rule] = {
     "rope": _rope,
     "apply": _unknown,
     "transpose": _unary(_same),
-    "outer": _binary(times),
+    "outer": lambda e, r: times(r.of(e.args[0]), Interval(0.0, 1.0) if r.picks(e.args[1]) else r.of(e.args[1])),
     "scale_values": _binary(times),
     "matmul": _matmul,
     "identity": lambda e, r: Interval(0.0, 1.0),
@@ -333,7 +338,8 @@ def _side_norm(e: Equation, r: Ranges) -> float:
 
 
 def _outer_norm(e: Equation, r: Ranges) -> float:
-    return times(Interval(0.0, r.norm(e.args[0])), Interval(0.0, r.norm(e.args[1]))).high
+    """Of a column too: what picks it has length 1."""
+    return times(Interval(0.0, r.norm(e.args[0])), Interval(0.0, 1.0 if r.picks(e.args[1]) else r.norm(e.args[1]))).high
 
 
 # Bounds of squared norms that are better than those the entries give.

@@ -177,8 +177,8 @@ def _slope(e: Equation, parts: list[Interval | None], operator: str, ranges: Ran
     known = [p for p in parts if p is not None]
     moving = [i for i, p in enumerate(known) if p.high > 0]
     if e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name == operator:
-        picked = isinstance(e.args[1], Ref) and ranges.types[e.args[1].name].kind == "int"  # a column: its key has length 1
-        return Interval(0.0, 1.0 if picked else ranges.norm(e.args[1]) ** 0.5) if moving == [0] else None
+        length = 1.0 if ranges.picks(e.args[1]) else ranges.norm(e.args[1]) ** 0.5  # a column's key has length 1
+        return Interval(0.0, length) if moving == [0] else None
     if e.op in ("add", "sub", "neg", "copy", "transpose", "flatten"):
         return Interval(0.0, sum(p.high for p in known))
     if e.op == "mul" and len(moving) == 1:

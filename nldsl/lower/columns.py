@@ -1,6 +1,7 @@
 """An operator at an index is a product with what picks the column, but for a table that all ticks and copies share.
 
-    S(t)     becomes     S(c) where c = column(t)     1 at the index, 0 elsewhere
+    S(t)            becomes     S(c) where c = column(t)     1 at the index, 0 elsewhere
+    outer(a, t)     becomes     outer(a, c)
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         if objective is not None:
             parts = tuple(seen(part) for part in objective.equations)
             return replace(e, attrs=(*((n, v) for n, v in e.attrs if n != "objective"), ("objective", replace(objective, equations=parts))))
-        if e.op == "apply" and work.type(e.args[1]).kind == "int" and not (isinstance(e.args[0], Ref) and e.args[0].name in tables):
+        table = e.op == "apply" and isinstance(e.args[0], Ref) and e.args[0].name in tables
+        if e.op in ("apply", "outer") and work.type(e.args[1]).kind == "int" and not table:
             picked = work.at(e.span).emit("column", e.args[1], e.args[0] if given is None else Ref(given), hint=f"{e.name}.column")
             return replace(e, args=(e.args[0], picked))
         return e

@@ -260,6 +260,9 @@ def test_bounds():
         ("moneta", "lowerings", Example((("d", 4), ("heads", 1), ("window", 2), ("p", 4), ("q", 3)), cuts=(45,), noise=1.0)),
         # The memory leaves the range of float64, as it learns with a network of weights of 30.
         ("titans_mal", "finite", Example((("d", 4), ("heads", 2), ("window", 2), ("chunk", 2), ("persistent", 2)), cuts=(17,), values="sparse", noise=30.0)),
+        # `norm` of one number is its sign: two of 87 turn in bfloat16, none of the interpreter's.
+        ("cms_nested", "precision", Example((("d", 1), ("vocab", 2), ("fast", 1), ("middle", 2), ("slow", 4)), batch=3, cuts=(21, 8), values="sparse",
+                                            noise=1.0, seed=32748)),
         # States of 1e19, whose squares float32 cannot hold.
         ("titans_lmm", "finite", Example((("d", 4), ("heads", 2), ("chunk", 4)), cuts=(11,), values="sparse", noise=30.0, seed=10502)),
     ],

@@ -14,6 +14,10 @@ RULES = {
     "delta": (f"zeros {{ {L2} by gd(0.5) }}", "solve"),
     "momentum": (f"zeros {{ {L2} by momentum(0.1, 0.9) }}", "solve"),
     "implicit": (f"zeros {{ {L2} by implicit(0.5) }}", "solve"),
+    "erase": (f"zeros {{ {L2} by dgd(0.4, keep = 0.9) }}", "solve"),
+    "erase in windows": (f"learned {{ {L2} at start(C) by dgd(0.4, keep = 0.9) }}", "windows"),
+    "written": ("zeros { update 0.9 * last S + outer(v, t) }", "closed"),
+    "written and read": ("zeros { update last S + 0.5 * outer(v - last S(t), t) }", "solve"),
     "anchored": (f"learned {{ {L2} at start(C) by gd(0.5) }}", "windows"),
     "slow": (f"zeros every C {{ {L2} over sum by gd(0.5) }}", "windows"),
     "loop": (f"zeros {{ {L2} by adam(0.1) }}", "loop"),
@@ -36,6 +40,15 @@ def test_a_step_at_an_index_moves_its_column_alone():
     for n, i in enumerate(t[0].tolist()):
         table[i] += 0.25 * (v[0, n] - table[i])
         torch.testing.assert_close(y[0, n], table[i])
+
+
+def test_an_outer_product_with_an_index_counts():
+    """C'[:, t] = C[:, t] + v; only what has a bound is the index of a column."""
+    module = nldsl.load(OF % "zeros { update last S + outer(v, t) }").module("m", d=2).double()
+    y = module(torch.tensor([[3, 0, 3]]), torch.ones(1, 3, 2, dtype=torch.float64))
+    assert y[0, :, 0].tolist() == [1.0, 1.0, 2.0]
+    with pytest.raises(nldsl.NlError, match="NL202"):
+        nldsl.load("block m(d, n) { in t : int[n]  in v : real[d]  out y = outer(t, v)(v) }").elaborate("m", d=2, n=2)
 
 
 EMBEDDING = """
