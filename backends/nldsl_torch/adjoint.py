@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from nldsl_torch.adjoint_lines import CONSTANT, Branch, Inside, Item, Op, is_number, made, parts_of, with_operands
 from nldsl_torch.adjoint_rules import RULES, SEVERAL, Rule
-from nldsl_torch.adjoint_shapes import Shape, shape_of
+from nldsl_torch.adjoint_shapes import Shape, shape_of, shapes_of
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Adjoint:
 
         `fused` gives further arguments of the decorator for the text of the function.
         """
-        items = self._slopes(self._read(lines))
+        items = self._slopes(self.read(lines))
         given = [self.fresh(f"d {o}") for o in outputs]
         back: list[str] = []
         for o, d in zip(outputs, given, strict=True):
@@ -81,7 +81,8 @@ class Adjoint:
 
     # --- lines to operations -----------------------------------------------------------------------
 
-    def _read(self, lines: Sequence[str]) -> list[Item]:
+    def read(self, lines: Sequence[str]) -> list[Item]:
+        """Lines as single operations; the shapes of what they make are in `sizes` then."""
         items: list[Item] = []
         n = 0
         while n < len(lines):
@@ -106,7 +107,7 @@ class Adjoint:
         return items
 
     def _branch(self, test: str, then: Sequence[str], other: Sequence[str]) -> Branch:
-        return Branch(test, (self._read(then), self._read(other)))
+        return Branch(test, (self.read(then), self.read(other)))
 
     def _assign(self, items: list[Item], target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
@@ -155,7 +156,9 @@ class Adjoint:
         self.active |= set(targets)
         self.merged |= {t for t in targets if t in self.producer or t in self.constant}
         self.producer |= dict.fromkeys(targets, op)
-        if op.kind not in ("taped", *SEVERAL) and targets[0] not in self.merged:
+        if op.kind in SEVERAL:
+            self.sizes |= dict(zip(targets, shapes_of(op.kind, self.sizes.get(op.args[0])), strict=False))
+        elif op.kind != "taped" and targets[0] not in self.merged:
             self.sizes[targets[0]] = self._size(op)
 
     def _size(self, op: Op) -> Shape:

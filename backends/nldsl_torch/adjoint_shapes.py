@@ -52,6 +52,13 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
     return None
 
 
+def shapes_of(kind: str, given: Shape) -> tuple[Shape, ...]:
+    """The shapes of several results, as far as they are known."""
+    if given is None:
+        return ()
+    return {"decay_kernel": ((*given, given[-1]), given), "decay_ends": (given[:-1], given)}.get(kind, ())
+
+
 def _broadcast(shapes: Sequence[tuple[str, ...]]) -> Shape:
     rank = max(map(len, shapes))
     out = []

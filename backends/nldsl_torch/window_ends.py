@@ -25,6 +25,7 @@ class WindowEnds(RecurrenceWriter):
         cut, names, body: the window, its names and its lines.
         wide: types inside the window; `same` are names that do not change over its ticks.
         also: lines of further functions.
+        sizes_ahead: shapes of what is computed for all windows at once.
         lates, late_reads: the outputs of `late`, and the streams, fixed values and states that it reads.
     """
 
@@ -34,6 +35,7 @@ class WindowEnds(RecurrenceWriter):
     wide: dict[str, Type]
     same: set[str]
     also: list[str]
+    sizes_ahead: dict[str, Shape]
     lates: list[str]
     late_reads: tuple[list[str], list[str], list[str]]
 
@@ -208,7 +210,7 @@ class WindowEnds(RecurrenceWriter):
             core = name
         t = self.wide.get(core)
         if t is None:
-            return None
+            return self.sizes_ahead.get(self.names.taken.get(name, ""))
         t = self.types[core] if core in self.states or core in self.cut.sums.values() else t
         sizes = ["n_" if a is TIME else ops.literal(a.size) for a in t.axes]
         return (*([] if core in self.static else ["B"]), *sizes, *map(ops.literal, t.shape))

@@ -18,6 +18,7 @@ from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Recurrence, Region
 from nldsl.lower.windows import Windows, held
 from nldsl_torch import ops
+from nldsl_torch.adjoint import Adjoint
 from nldsl_torch.body import Body, Names
 from nldsl_torch.kernels import tight
 from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text
@@ -35,7 +36,7 @@ class WindowWriter(WindowEnds):
         """`window(streams, fixed, tick, states, sums, first) -> (outputs, states)`, further functions, and states in order."""
         assert self.form.windows is not None
         self.cut = self.form.windows
-        self.also = []
+        self.also, self.sizes_ahead = [], {}
         self.starts: dict[str, str] = {}  # states by their names at the start of a window
         self.known: dict[str, list[str]] = {}  # expressions of the kernels, by text
         self.ahead: list[str] = []  # lines that need no state
@@ -269,6 +270,9 @@ class WindowWriter(WindowEnds):
         self.feeds = [n for n in streams if self.names.of(n) in self.free]
         if needed:
             some = self.names.of(self.feeds[0])
+            reader = Adjoint(self.names.fresh, [self.names.of(n) for n in self.feeds], {self.names.of(n): self._size(n) for n in self.feeds})
+            reader.read(self.ahead)
+            self.sizes_ahead = reader.sizes
             self.also += [f"def {self.prefix}_ahead({', '.join([*(self.names.of(n) for n in self.feeds), 'n_'])}):",
                           '    """What windows of `n_` ticks need and no state changes; windows stand in the batch."""', f"    B = {some}.shape[0]",
                           *(f"    # {e.span.where}  {e.span.source.line(e.span.line).strip()}" for e in self._sources()),
