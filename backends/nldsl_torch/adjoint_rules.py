@@ -161,14 +161,6 @@ def _select(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, x, f"torch.ops.aten.select_backward({d}, {to.shape(x)}, {dim}, {index})", fresh=True)
 
 
-def _linear(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
-    x, w = op.args
-    if x in to.active:
-        to.give(lines, x, f"{d} @ {to.value(w)}", fresh=True)
-    if w in to.active:
-        to.give(lines, w, f"{d}.flatten(0, -2).mT @ {to.value(x)}.flatten(0, -2)", fresh=True)
-
-
 def _chunk(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     parts = [f"torch.zeros_like({to.value(t)})" if text == "None" else text for t, text in zip(op.targets, d.strip("()").split(", "), strict=True)]
     to.give(lines, op.args[0], f"torch.cat([{', '.join(parts)}], {op.constants[0]})", fresh=True)
@@ -207,6 +199,19 @@ def _where(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
             to.give(lines, x, _like(to, op, f"torch.where({to.value(test)}, {sides})", x), fresh=True)
 
 
+def _bilinear(first: str, second: str) -> Rule:
+    """A rule of two arguments: texts of their gradients, of d, the other argument, its transpose and the argument's own shape."""
+
+    def rule(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+        a, b = op.args
+        for x, y, text in ((a, b, first), (b, a, second)):
+            if x in to.active:
+                given = {"other": lambda y=y: to.value(y), "turned": lambda y=y: to.transposed(y), "shape": lambda x=x: to.shape(x)}
+                to.give(lines, x, text.format(d=d, **{n: f() for n, f in given.items() if f"{{{n}}}" in text}), fresh=True)
+
+    return rule
+
+
 def _einsum(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     a, b = op.args
     inside, _, made = op.constants[0].strip("'").partition("->")
@@ -217,30 +222,8 @@ def _einsum(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, b, f"torch.einsum('{made},{first}->{second}', {d}, {to.value(a)})", fresh=True)
 
 
-def _apply(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
-    w, x = op.args
-    if w in to.active:
-        to.give(lines, w, f"like({d}.unsqueeze(-1) * {to.value(x)}.unsqueeze(-2), {to.shape(w)})", fresh=True)
-    if x in to.active:
-        to.give(lines, x, f"like(apply({to.transposed(w)}, {d}), {to.shape(x)})", fresh=True)
-
-
-def _operators(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
-    """Of `matmul(a, b)`, whose operands may differ in dtype."""
-    a, b = op.args
-    if a in to.active:
-        to.give(lines, a, f"like(matmul({d}, {to.transposed(b)}), {to.shape(a)})", fresh=True)
-    if b in to.active:
-        to.give(lines, b, f"like(matmul({to.transposed(a)}, {d}), {to.shape(b)})", fresh=True)
-
-
 def _shaped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     to.give(lines, op.args[0], f"{d}.reshape({to.shape(op.args[0])})", fresh=False)
-
-
-def _embedding(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
-    index, table = op.args
-    to.give(lines, table, f"torch.ops.aten.embedding_dense_backward({d}, {to.value(index)}, {to.shape(table)}[0], -1, False)", fresh=True)
 
 
 def _cross_entropy(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
@@ -286,7 +269,6 @@ RULES: dict[str, Rule] = {
     "softmax": _entrywise("torch._softmax_backward_data({d}, {y}, -1, {y}.dtype)"),
     "pow": _pow,
     "log": _entrywise("{d} / {x}"),
-    "sqrt": _entrywise("{d} * 0.5 / {y}"),
     "relu": _entrywise("torch.ops.aten.threshold_backward({d}, {x}, 0)"),
     "silu": _entrywise("torch.ops.aten.silu_backward({d}, {x})"),
     "maximum": _extreme,
@@ -295,16 +277,15 @@ RULES: dict[str, Rule] = {
     "at_most": _extreme,
     "where": _where,
     "einsum": _einsum,
-    "apply": _apply,
-    "operators": _operators,
-    "embedding": _embedding,
+    "apply": _bilinear("like({d}.unsqueeze(-1) * {other}.unsqueeze(-2), {shape})", "like(apply({turned}, {d}), {shape})"),
+    "operators": _bilinear("like(matmul({d}, {turned}), {shape})", "like(matmul({turned}, {d}), {shape})"),  # whose operands may differ in dtype
     "cross_entropy": _cross_entropy,
     "linear_scan": _scan,
     "flatten": _shaped,
     "unflatten": _shaped,
     "movedim": _view("{0}.movedim({2}, {1})"),
     "gelu": _gelu,
-    "linear": _linear,
+    "linear": _bilinear("{d} @ {other}", "{d}.flatten(0, -2).mT @ {other}.flatten(0, -2)"),
     "chunk": _chunk,
     "decay_ends": _decay,
     "decay_kernel": _decay,

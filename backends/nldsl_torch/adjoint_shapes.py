@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 Shape = tuple[str, ...] | None
 SAME = frozenset(
-    """abs at_least at_most contiguous cumsum exp gelu gelu_slope inverse log neg norm pow relu root same shift_down sigmoid silu softmax softplus sqrt
+    """abs at_least at_most contiguous cumsum exp gelu gelu_slope inverse log neg norm pow relu root same shift_down sigmoid silu softmax softplus
     tanh tril unit""".split()
 )
 

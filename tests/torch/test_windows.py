@@ -156,6 +156,7 @@ SOLVED = {
     "retention of a slow memory": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by decay(sigmoid(wt(k))), gd(b) }  out y = last V(k)",
     "a learner with a memory": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by momentum(b, a) }  out y = V(x)",
     "written to twice": "memory V : d -> d = learned { update a * last V - b * outer(last V(k), k) + b * outer(v, k) + outer(b * x, k) }  out y = V(k)",
+    "its own write": "memory V : d -> d = learned { update a * U - b * outer(U(k), k) }  U = last V + sigmoid(wt(k)) * outer(v, k)  out y = last V(x)",
     "turned": "memory V : d -> d = learned { update a * last V - b * outer(k, transpose(last V)(k)) + b * outer(k, v) }  out y = transpose(V)(x)",
     "across": "memory V : d -> d = learned { minimize 0.5 * sqnorm(V(k) - v) by gd(b, keep = a) }  out y = transpose(V)(x) + V(k)",
 }
