@@ -226,7 +226,7 @@ class StepWriter:
         outputs = [*(n for n in step.outputs if n not in writer.lates), *writer.lates]
         depth = {n: len(self.types[n].axes) for n in (*window.streams, *outputs)}
         given = [f"{self.local(n)}.expand(B, T, *{self.local(n)}.shape)" if n in self.static else self.local(n) for n in window.streams]
-        streams = [f"{x}.movedim(1, {1 + depth[n]}).contiguous()" if depth[n] else x for x, n in zip(given, window.streams, strict=True)]
+        streams = [f"{x}.movedim(1, {1 + depth[n]})" if depth[n] else x for x, n in zip(given, window.streams, strict=True)]
         dims = [tuple(1 + depth[n] for n in names) for names in (window.streams, outputs)]
         fixed = ", ".join(self.local(n) for n in window.fixed)
         held, targets = ", ".join(f'state["{k}"]' for k in keys), ", ".join(f'new["{k}"]' for k in keys)

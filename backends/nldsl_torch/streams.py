@@ -5,6 +5,7 @@ A stream is a tensor [B, T, ...]: batch, ticks, then the axes of every enclosing
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 
@@ -263,6 +264,36 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
+class _Cut(torch.autograd.Function):
+    """The pieces of a stream along its ticks, each in memory of its own: a run of equal ones is one copy."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, sizes: list[int], dim: int):
+        ctx.dim, pieces, at = dim, [], 0
+        for n, run in itertools.groupby(sizes):
+            count = len(list(run))
+            pieces += x.narrow(dim, at, count * n).unflatten(dim, (count, n)).movedim(dim, 0).contiguous().unbind(0)
+            at += count * n
+        return tuple(pieces)
+
+    @staticmethod
+    def backward(ctx, *ds: Tensor):
+        return _Join.apply(ctx.dim, *ds), None, None
+
+
+class _Join(torch.autograd.Function):
+    """The opposite of `_Cut`."""
+
+    @staticmethod
+    def forward(ctx, dim: int, *pieces: Tensor) -> Tensor:
+        ctx.dim, ctx.sizes = dim, [x.shape[dim] for x in pieces]
+        return torch.cat(pieces, dim)
+
+    @staticmethod
+    def backward(ctx, d: Tensor):
+        return None, *_Cut.apply(d, ctx.sizes, ctx.dim)
+
+
 def windows(
     run, streams, dims, fixed, states, T: int, ticks: int, phase: int, start: Tensor, first=(), taken=None, ahead=None, given=(), late=None, again=None
 ):
@@ -289,7 +320,7 @@ def windows(
     sizes = [min(T, ticks - (before - phase) % ticks)]
     sizes += [ticks] * ((T - sizes[0]) // ticks)
     sizes += [rest] if (rest := T - sum(sizes)) else []
-    parts = [x.split(sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
+    parts = [_Cut.apply(x, sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
     fn, taken, held, read = late or (None, (), (), ())
     feeds = [(streams[i], dims[0][i]) for i in given]
     values: list[tuple[Tensor, ...]] = [()] * len(sizes)
@@ -300,7 +331,7 @@ def windows(
         values = _ahead(ahead, [x for x, _ in feeds], [dim for _, dim in feeds], sizes, ticks)
     shifted = [sizes[0] - 1, *sizes[1:], 1] if (before + T - phase) % ticks == 0 else [*sizes[:-1], sizes[-1] + 1]
     shifted[0] -= len(shifted) == len(sizes)
-    moved = [streams[i].split(shifted, dims[0][i]) for i in taken]
+    moved = [_Cut.apply(streams[i], shifted, dims[0][i]) for i in taken]
     outs, lates = [], []
     for w in range(len(shifted)):
         if fn is not None and shifted[w] > 0:
@@ -310,7 +341,7 @@ def windows(
             outs.append(out[: len(out) - len(states)])
             states = out[len(out) - len(states) :]
             before += sizes[w]
-    return tuple(torch.cat(o, dim) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
+    return tuple(_Join.apply(dim, *o) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
 
 
 def _with_ahead(run, ahead, n: int):
