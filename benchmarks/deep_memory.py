@@ -14,7 +14,7 @@ Each is checked for equality first, gradients included, and not measured where i
     python benchmarks/deep_memory.py titans --schedule "M recompute"
     python benchmarks/deep_memory.py decode compile
 
-`pip install --no-deps titans-pytorch tensordict assoc-scan einx einops` and fla-core; what is not installed is left out with a note.
+`.venv/bin/pip install -c constraints.txt titans-pytorch`; fla-core is there; what is not installed is left out with a note.
 """
 
 from __future__ import annotations
