@@ -5,10 +5,36 @@ Imports torch only: this text is embedded in generated files. With `compiled` on
 
 from __future__ import annotations
 
+import functools
 import types
 
 import torch
 from torch import Tensor
+
+
+@functools.cache
+def side_by_side():
+    """A pass of Inductor: products of one depth stand together, then what follows from them. What lies between two products is a file
+    of C++ of its own, and each of those takes most of a second."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    aten = torch.ops.aten
+    products = {f.default for f in (aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.linalg_solve_triangular)}
+
+    class SideBySide(CustomGraphPass):
+        def __call__(self, graph):
+            depth: dict = {}
+            for node in graph.nodes:
+                depth[node] = max((depth[n] for n in node.all_input_nodes), default=0) + (node.target in products)
+            inside = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
+            (output,) = (n for n in graph.nodes if n.op == "output")
+            for node in sorted(inside, key=lambda n: (depth[n], n.target not in products)):
+                output.prepend(node)
+
+        def uuid(self):
+            return "nldsl side by side 1"
+
+    return SideBySide()
 
 
 class Fusible:
@@ -18,8 +44,11 @@ class Fusible:
     backend = "inductor"
 
     def fuse(self, fn, device: torch.device):
-        # The processor's own list of its vector instructions will do: compiling a test of each takes 8 s.
-        options: dict = {"cpp.vec_isa_ok": True} if self.backend == "inductor" and device.type == "cpu" else {}
+        options: dict = {}
+        if self.backend == "inductor" and device.type == "cpu":
+            # The processor's own list of its vector instructions will do: compiling a test of each takes 8 s. Inductor's order for the least
+            # memory would undo that of the pass.
+            options = {"cpp.vec_isa_ok": True, "post_grad_custom_post_pass": side_by_side(), "reorder_for_peak_memory": False}
         return torch.compile(fn, backend=self.backend, fullgraph=True, options=options)
 
 
@@ -52,8 +81,7 @@ def region(streams: int, pasts: int = 0, fuse: bool = True):
     return lambda fn: Region(fn, streams, pasts, fuse)
 
 
-# Compiling takes seconds: so many batch sizes, and classes of windows by the memories that step in them; what is more runs as it is.
-BATCHES, CLASSES = 2, 4
+BATCHES = 2  # compiling takes seconds: so many sizes of the batch have code, and what is more runs as it is
 
 
 class Reversible(Fusible):
@@ -62,14 +90,12 @@ class Reversible(Fusible):
     Called, it gives the outputs; `back(*numbers, *tensors, *kept, *gradients of the outputs)` gives the gradients of the tensors.
     Higher derivatives, and those under autocast, are left to torch.
 
-    The last of the `numbers` is how many ticks a window has, and one before it how many were before. Windows of `ticks` ticks are
-    compiled; what came before tells only whether a period ends, of `clocks` (every, offset), and whether one begins, of `resets`.
-    The tensor of number `batch` has the size of the batch first. Code is for one size of it and one class of windows.
+    The last of the `numbers` is how many ticks a window has. Windows of `ticks` ticks are compiled, for one size of the batch, which
+    the tensor of number `batch` has first.
     """
 
-    def __init__(self, fn, back, numbers: int, ticks: int | None, batch: int, clocks, resets):
-        self.fn, self.back, self.numbers, self.ticks, self.batch, self.clocks, self.resets = fn, back, numbers, ticks, batch, clocks, resets
-        self.seen: dict[tuple[bool, ...], tuple[int, ...]] = {}
+    def __init__(self, fn, back, numbers: int, ticks: int | None, batch: int):
+        self.fn, self.back, self.numbers, self.ticks, self.batch = fn, back, numbers, ticks, batch
         self.batches: set[int] = set()
         self.fast: dict = {}
         self.__doc__ = fn.__doc__
@@ -85,25 +111,20 @@ class Reversible(Fusible):
     def run(self, fn, args):
         """`fn(*args)`, by compiled code where this is a whole window."""
         numbers = args[: self.numbers]
-        if not self.compiled or numbers[-1] != self.ticks or (numbers := self._first(args[self.numbers + self.batch].shape[0], *numbers)) is None:
+        if not self.compiled or numbers[-1] != self.ticks:
             return fn(*args)
-        key = fn, numbers, args[self.numbers + self.batch].shape[0]
+        size = args[self.numbers + self.batch].shape[0]
+        if size not in self.batches and len(self.batches) == BATCHES:
+            return fn(*args)
+        self.batches.add(size)
+        key = fn, numbers, size
         if key not in self.fast:
             # A function of its own: what is compiled again, and how often, is counted by code object.
-            name = f"{fn.__name__}_{'_'.join(map(str, (*numbers, key[2])))}"
+            name = f"{fn.__name__}_{'_'.join(map(str, (*numbers, size)))}"
             own = types.FunctionType(fn.__code__.replace(co_name=name), fn.__globals__, name)
             self.fast[key] = self.fuse(own, args[self.numbers].device)
         with torch.no_grad():
             return self.fast[key](*numbers, *map(_plain, args[self.numbers :]))
-
-    def _first(self, batch: int, *numbers: int) -> tuple[int, ...] | None:
-        """The numbers of the first window in which the same periods begin and end, so that equal code serves all; None is one class too many."""
-        *before, n = numbers
-        key = (*((t + n - o) % e == 0 for t in before for e, o in self.clocks), *(t % e == 0 for t in before for e in self.resets))
-        if (batch not in self.batches and len(self.batches) == BATCHES) or (key not in self.seen and len(self.seen) == CLASSES):
-            return None
-        self.batches.add(batch)
-        return self.seen.setdefault(key, numbers)
 
 
 STRIDES: dict[torch.Size, tuple[int, ...]] = {}
@@ -141,9 +162,9 @@ class _Reverse(torch.autograd.Function):
         return None, *(None for _ in ctx.before), *(next(found) if x.requires_grad else None for x in tensors)
 
 
-def reversible(back, numbers: int, ticks: int | None = None, batch: int = 0, clocks=(), resets=()):
+def reversible(back, numbers: int, ticks: int | None = None, batch: int = 0):
     """Decorator of a function whose first arguments are that many numbers, with its reverse."""
-    return lambda fn: Reversible(fn, back, numbers, ticks, batch, clocks, resets)
+    return lambda fn: Reversible(fn, back, numbers, ticks, batch)
 
 
 class _Again(torch.autograd.Function):

@@ -18,6 +18,11 @@ from nldsl_torch.recurrence import RecurrenceWriter
 TIME = Axis("ticks", Dim.symbol("ticks"), 1 << 30)
 
 
+def due(every: int, offset: int, done: str) -> str:
+    """Whether a period ends after so many ticks."""
+    return f"({done} - {offset}) % {every} == 0" if offset else f"{done} % {every} == 0"
+
+
 class WindowEnds(RecurrenceWriter):
     """The part of a `WindowWriter` that writes ends of windows.
 
@@ -26,6 +31,7 @@ class WindowEnds(RecurrenceWriter):
         wide: types inside the window; `same` are names that do not change over its ticks.
         also: lines of further functions.
         sizes_ahead: shapes of what is computed for all windows at once.
+        joined: whether the end of a window is one: all slow states step there, or none.
         lates, late_reads: the outputs of `late`, and the streams, fixed values and states that it reads.
     """
 
@@ -36,12 +42,16 @@ class WindowEnds(RecurrenceWriter):
     same: set[str]
     also: list[str]
     sizes_ahead: dict[str, Shape]
+    joined: bool
     lates: list[str]
     late_reads: tuple[list[str], list[str], list[str]]
 
+    def ends(self, every: int, offset: int) -> str:
+        """Whether a period ends with this window."""
+        return "ends" if self.joined else due(every, offset, "done")
+
     def _end(self, after: dict[str, str]) -> list[str]:
         """What slow states become, from streams at the last tick: lines that give the names `after`."""
-        several = len({(s.every, s.offset) for s in self.cut.slow}) > 1
         slow = {s.name: s for s in self.cut.slow}
         made = {e.name for e in self.cut.end}
         for a in (a for e in self.cut.end if e.op != "fold" for a in e.args):
@@ -67,11 +77,11 @@ class WindowEnds(RecurrenceWriter):
             if e.op == "fold":
                 memory = slow[e.attr("memory")]
                 body.lines.append(f"{names.of(e.name)} = {self.final(self.cut.sums[e.name])}" + (f" / {memory.every}" if e.attr("over") == "mean" else ""))
-            elif e.name in slow and (several or self.narrow(e) is not None):
+            elif e.name in slow and (not self.joined or self.narrow(e) is not None):
                 narrow, s = self.narrow(e), slow[e.name]
                 text = body.expression(e) if narrow is None else self.widened(body, e, narrow)
                 body.note(e.span)
-                body.lines.append(f"{names.of(e.name)} = {text} if (done - {s.offset}) % {s.every} == 0 else {self.body.text(Last(e.name))}")
+                body.lines.append(f"{names.of(e.name)} = {text} if {self.ends(s.every, s.offset)} else {self.body.text(Last(e.name))}")
             else:
                 body.equation(e)
         self.names.taken |= {f"end {n}": t for n, t in names.taken.items()}
@@ -194,14 +204,11 @@ class WindowEnds(RecurrenceWriter):
 
     def _fused(self, args: list[str], text: str) -> str:
         """What the decorator of a function needs for whole windows to be compiled; nothing, where its text has parts that cannot be."""
-        every = [(int(e), int(o or 0)) for o, e in re.findall(r"(?:\(done - (\d+)\)|\bdone) % (\d+) == 0", text)]
-        resets = [int(e) for e in re.findall(r"\btick % (\d+) == 0", text)]
-        known = len(every) + len(resets) + 2 * ("done = tick + n_" in text)
-        if "taped(" in text or known != len(re.findall(r"\b(?:tick|done)\b", text)):
+        code = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
+        if "taped(" in code or re.search(r"\b(tick|done)\b", code):
             return ""
-        clocks = [f"{name}={list(dict.fromkeys(found))}" for name, found in (("clocks", every), ("resets", resets)) if found]
-        (batch,) = re.findall(r"^B = (\w+)\.shape", text, re.M)
-        return "".join(f", {x}" for x in (f"ticks={self.cut.ticks}", f"batch={args.index(batch)}", *clocks))
+        (batch,) = re.findall(r"^B = (\w+)\.shape", code, re.M)
+        return f", ticks={self.cut.ticks}, batch={args.index(batch)}"
 
     def _size(self, name: str) -> Shape:
         """The shape of an argument of the function of a window."""

@@ -9,20 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from nldsl.core import Atom, Last, Num, Ref, Type
+from nldsl.core import Atom, Last, Num, Ref, State, Type
 from nldsl.dims import Dim
 from nldsl.lower.affine import Vector
 from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form, machine_inputs, operators_of
 from nldsl.lower.scan import Scan
 from nldsl.lower.schedule import Recurrence, Region
-from nldsl.lower.windows import Windows, held
+from nldsl.lower.windows import held
 from nldsl_torch import ops
 from nldsl_torch.adjoint import Adjoint
+from nldsl_torch.adjoint_lines import made
 from nldsl_torch.body import Body, Names
 from nldsl_torch.kernels import tight
 from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text
-from nldsl_torch.window_ends import TIME, WindowEnds
+from nldsl_torch.window_ends import TIME, WindowEnds, due
 from nldsl_torch.window_kernels import WindowKernels
 
 WIDEST = 256  # ticks of a window that one matrix of all pairs of ticks may serve
@@ -37,6 +38,7 @@ class WindowWriter(WindowEnds):
         assert self.form.windows is not None
         self.cut = self.form.windows
         self.also, self.sizes_ahead = [], {}
+        self.joined = len({(s.every, s.offset) for s in self.cut.slow}) < 2
         self.starts: dict[str, str] = {}  # states by their names at the start of a window
         self.known: dict[str, list[str]] = {}  # expressions of the kernels, by text
         self.ahead: list[str] = []  # lines that need no state
@@ -217,15 +219,15 @@ class WindowWriter(WindowEnds):
         self.lates, self.late_reads = [], ([], [], [])
         outputs = [n for n in self.step.outputs if n in after or n in {e.name for e in self.cut.late}]
         apart = not outputs or self._late(after, outputs)
-        fires = _fires(self.cut)
-        tail = ["done = tick + n_"]
+        fires = self._fires(*self.cut.slow)
+        tail = []
         sums = {t: names.of(f"kept {t}") for t in self.cut.sums.values()}
         clear: list[str] = []
         for fold, total in self.cut.sums.items():
             memory = slow[next(e for e in self.step.equations if e.name == fold).attr("memory")]
             cleared = f"torch.zeros_like({self.final(total)})"
-            several = fires != _fires(replace(self.cut, slow=(memory,)))
-            clear.append(f"{sums[total]} = " + (f"{cleared} if {_fires(replace(self.cut, slow=(memory,)))} else {self.final(total)}" if several else cleared))
+            own = self._fires(memory)
+            clear.append(f"{sums[total]} = " + (f"{cleared} if {own} else {self.final(total)}" if own != fires else cleared))
         if slow:
             befores = [f"    {after[s]} = {self.body.text(Last(s))}" for s in slow]
             befores += [f"    {sums[t]} = {self.final(t)}" for t in sums]
@@ -239,20 +241,41 @@ class WindowWriter(WindowEnds):
         inside = [n for n in streams if _mentions(text, names.of(n))]
         fixed = [n for n in reads if n in self.static and _mentions(text, names.of(n))]
         order = [s.name for s in self.states.values()] + list(self.cut.sums.values())
-        resets, given = self._starts(order)
+        resets, given, starts = self._starts(order)
         firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None and s.base is None]
         needed = self._ahead(streams)
-        args = [*(names.of(n) for n in (*inside, *fixed)), *given, *firsts, *needed]
+        taken = [names.of(n) for n in (*inside, *fixed)]
         self.inside = len(inside)
         gives = [self._output(n) for n in self.step.outputs if n not in self.lates]
-        lines = [f"B = {given[0]}.shape[0]", *resets, *body.lines, *tail]
         states = [after[s.name] if s.name in slow else self.final(s.name) for s in self.states.values()] + [sums[t] for t in self.cut.sums.values()]
-        doc = f"The ticks of one window of {self._what()}, from tick number `tick` on."
-        found = self._function("window", ["tick", "n_"], args, lines, [*gives, *states], doc, names)
-        return Function(f"{self.prefix}_window", found, streams, fixed), self.also, order
+        calls = self._parts([*taken, *starts, *needed], tail, [*gives, *states], starts[0])
+        lines = [f"def {self.prefix}_window({', '.join(['tick', 'n_', *taken, *given, *firsts, *needed])}):",
+                 f'    """The ticks of one window of {self._what()}, from tick number `tick` on."""',
+                 *(f"    {line}" for line in (*resets, *calls)), f"    return {', '.join([*gives, *states])},", "", ""]  # fmt: skip
+        return Function(f"{self.prefix}_window", lines, streams, fixed), self.also, order
 
-    def _starts(self, order: list[str]) -> tuple[list[str], list[str]]:
-        """Lines for states that are put back, those that others go back to first, and the names of all states as they are given."""
+    def _parts(self, args: list[str], tail: list[str], outputs: list[str], some: str) -> list[str]:
+        """The lines of a window, which call a function with a reverse: `inside`, up to its end where not all slow states step together,
+        as it is equal in all windows then."""
+        lines, what, batch = self.body.lines, self._what(), f"B = {some}.shape[0]"
+        if self.joined:
+            clocks = {(s.every, s.offset): None for s in self.cut.slow}
+            numbers = ["ends", "n_"] if clocks else ["n_"]
+            self.also += self._function("inside", numbers, args, [batch, *lines, *tail], outputs, f"One window of {what}.", self.names)
+            ends = [f"ends = {due(*clock, '(tick + n_)')}" for clock in clocks]
+            return [*ends, f"{', '.join(outputs)}, = {self.prefix}_inside({', '.join([*numbers, *args])})"]
+        text = "\n".join((*tail, *outputs))
+        between = sorted(n for n in made(lines) if _mentions(text, n))
+        self.also += self._function("inside", ["n_"], args, [batch, *lines], between, f"One window of {what}, but for its end.", self.names)
+        return [f"{', '.join(between)}, = {self.prefix}_inside({', '.join(['n_', *args])})",
+                *([batch] if _mentions(text, "B") else []), "done = tick + n_", *tail]  # fmt: skip
+
+    def _fires(self, *slow: State) -> str:
+        """Whether one of these states steps at the end of a window."""
+        return " or ".join(dict.fromkeys(self.ends(s.every, s.offset) for s in slow)) or "False"
+
+    def _starts(self, order: list[str]) -> tuple[list[str], list[str], list[str]]:
+        """Lines for states that are put back, those that others go back to first; the names of all states as they are given, and after that."""
         start = {n: self.starts.get(n, self.names.of(f"last {n}")) for n in order}
         lines: list[str] = []
         given = dict(start)
@@ -260,7 +283,7 @@ class WindowWriter(WindowEnds):
             given[s.name] = self.names.of(f"given {s.name}")
             to = self.names.of(f"first {s.name}") if s.base is None else start[s.base] + (".detach()" if s.detached else "")
             lines.append(f"{start[s.name]} = {to} if tick % {s.reset} == 0 else {given[s.name]}")
-        return lines, list(given.values())
+        return lines, list(given.values()), list(start.values())
 
     def _ahead(self, streams: list[str]) -> list[str]:
         """`ahead(streams, n) -> (values, ..)`: what the windows need and no state changes; returns the names of the values."""
@@ -294,11 +317,6 @@ class WindowWriter(WindowEnds):
 
 def _mentions(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text) is not None
-
-
-def _fires(cut: Windows) -> str:
-    clocks = list(dict.fromkeys((s.every, s.offset) for s in cut.slow))
-    return " or ".join(f"(done - {o}) % {e} == 0" if o else f"done % {e} == 0" for e, o in clocks) or "False"
 
 
 def _by_channel(form: Form) -> bool:

@@ -202,7 +202,7 @@ WINDOWS = (
     Fault("after for before", "off by one tick", TORCH + "windows.py", "= {now} - {tight(added)}", "= {now}", ("deep.nl",)),
     Fault("a window that is not reset", "dropped reset", TORCH + "windows.py", "{to} if tick % {s.reset} == 0 else", "{to} if tick == 0 else", ("reset.nl", "deep.nl")),
     Fault("sums of all windows", "dropped flush", TORCH + "windows.py", 'cleared = f"torch.zeros_like({self.final(total)})"', "cleared = self.final(total)", ("slow.nl",)),
-    Fault("an offset the wrong way", "window phase", TORCH + "windows.py", '(done - {o}) % {e} == 0" if o', '(done + {o}) % {e} == 0" if o', ("slow.nl",)),
+    Fault("an offset the wrong way", "window phase", TORCH + "window_ends.py", "({done} - {offset})", "({done} + {offset})", ("slow.nl",)),
     Fault("writes of a window do not decay", "decay order", TORCH + "window_kernels.py", "\" * {self.once(f'{tail}.unsqueeze(-1)', 'f')}\"", '""',
           ("starts.nl",)),
     Fault("the window's end is its start", "wrong carry", TORCH + "window_kernels.py", "{K}.select(-2, -1)", "{K}.select(-2, 0)",
