@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
 from functools import partial
@@ -16,11 +17,18 @@ from nldsl_torch.body import Body, Names
 from nldsl_torch.recurrence import RecurrenceWriter
 
 TIME = Axis("ticks", Dim.symbol("ticks"), 1 << 30)
+FEW = 12  # operations that are left to torch as they are
 
 
 def due(every: int, offset: int, done: str) -> str:
     """Whether a period ends after so many ticks."""
     return f"({done} - {offset}) % {every} == 0" if offset else f"{done} % {every} == 0"
+
+
+def _slight(text: str) -> bool:
+    """Whether lines have few operations, none of them a product."""
+    operations = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.BinOp, ast.Call, ast.UnaryOp))]
+    return len(operations) <= FEW and not re.search(r"@|\b(linear|apply|unit_solve|matmul|solve)\(", text)
 
 
 class WindowEnds(RecurrenceWriter):
@@ -196,7 +204,10 @@ class WindowEnds(RecurrenceWriter):
         return f"{text}.unsqueeze(-{len(t.shape) + 1}).expand(B, {axes}n_, {shape})"
 
     def _function(self, name: str, numbers: list[str], args: list[str], lines: list[str], outputs: list[str], doc: str, names: Names) -> list[str]:
-        """A function and its reverse."""
+        """A function and its reverse, or where there is little in it a function alone: a reverse is a call in itself."""
+        if _slight("\n".join(lines)):
+            head = [f"def {self.prefix}_{name}({', '.join([*numbers, *args])}):", f'    """{doc}"""']
+            return [*head, *(f"    {line}" for line in lines), f"    return {', '.join(outputs)},", "", ""]
         core = {text: core for core, text in reversed(names.taken.items())}
         sizes = {text: self._size(core[text]) for text in args if text in core}
         whole = frozenset(text for text in args if text in core and core[text] in self.types and self.types[core[text]].kind in ("int", "bool"))
