@@ -1,4 +1,4 @@
-"""Functions of a recurrence in windows: `window` (the ticks of one), `end` (what slow states become), `late` (reads after that).
+"""Functions of a recurrence in windows: `window` (the ticks of one, in `inside`, and what slow states become), `late` (reads after that).
 
 Inside a window time is one more axis of every stream, the innermost: [B, axes.., ticks, shape..]. Slow states have none,
 so an operator among them is applied to all ticks by one matrix product.
@@ -34,7 +34,7 @@ class WindowWriter(WindowEnds):
     """Writes the functions of one recurrence in windows."""
 
     def window(self) -> tuple[Function, list[str], list[str]]:
-        """`window(streams, fixed, tick, states, sums, first) -> (outputs, states)`, further functions, and states in order."""
+        """`window(tick, n, streams, fixed, states, sums, first) -> (outputs, states)`, further functions, and states in order."""
         assert self.form.windows is not None
         self.cut = self.form.windows
         self.also, self.sizes_ahead = [], {}

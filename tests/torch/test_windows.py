@@ -1,5 +1,7 @@
 """Memories in windows: the reverse of a window is torch's own, at every split and clock, in memory linear in time."""
 
+import re
+
 import pytest
 import torch
 from torch_cases import EXACT, ZOO, Case, distance, outputs, split, vector_input, zoo
@@ -51,6 +53,41 @@ def test_parts_of_windows_at_every_place(clock, monkeypatch):
         parts, _ = split(c.module, x, [cut, 19 - cut])
         assert all(distance(parts[n], y) < EXACT for n, y in whole.items())
         same_as_torch(in_two(c.module, cut), x, monkeypatch)
+
+
+TURNS = """
+block net(d) { in x : real[d]  param up : d -> 4  param down : 4 -> d  out y = down(tanh(up(x))) }
+block m(d) {
+  in x : real[d]
+  memory A : net(d) = learned every 4 { minimize loss over mean by momentum(0.1) }
+  memory B : net(d) = learned every 6 offset 2 { minimize loss over sum by gd(0.1)  reset every 12 }
+  z = x + last B(x + last A(x))
+  loss = sqnorm(z - 1)
+  out y = z
+}
+"""
+
+
+def test_memories_of_several_periods_step_in_turns(monkeypatch):
+    """Their windows are one function, whoever steps at the end; what they become is left to torch."""
+    c = Case(TURNS, "m", {"d": 3})
+    (inside,) = re.findall(r"def \w+_inside\(n_, .*?\n    return", c.module.source, re.S)
+    assert "done" not in inside and "tick" not in inside
+    x = c.input(2, 27)
+    found, (wanted, _) = outputs(c.module(x)), c.interpreter.run(dict(c.module.named_parameters()), {"x": x})
+    assert all(distance(found[n], y) < EXACT for n, y in wanted.items())
+    same_as_torch(c.module, x, monkeypatch)
+    for cut in range(1, 14):
+        same_as_torch(in_two(c.module, cut), x, monkeypatch)
+
+
+def test_windows_with_hardly_anything_in_them_have_no_reverse_of_their_own():
+    text = "block m(d) { in x : real[d]  memory pool : real[d] every 4 { minimize 0.5 * sqnorm(pool - x) over mean by gd(1) }  out y = pool + x }"
+    c = Case(text, "m", {"d": 3})
+    assert c.forms["pool"].name == "windows" and "@reversible(" not in c.module.source.partition("_tick(")[2]
+    x = c.input(2, 11)
+    found, (wanted, _) = outputs(c.module(x)), c.interpreter.run(dict(c.module.named_parameters()), {"x": x})
+    assert all(distance(found[n], y) < EXACT for n, y in wanted.items())
 
 
 def in_two(module, cut):
