@@ -264,17 +264,23 @@ def loop(tick, streams, fixed, states, T: int, first=(), start: Tensor | None = 
     return tuple(torch.stack(o, 1) for o in zip(*outs)), states
 
 
-class _Cut(torch.autograd.Function):
+def _pieces(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
     """The pieces of a stream along its ticks, each in memory of its own: a run of equal ones is one copy."""
+    pieces, at = [], 0
+    for n, run in itertools.groupby(sizes):
+        count = len(list(run))
+        pieces += x.narrow(dim, at, count * n).unflatten(dim, (count, n)).movedim(dim, 0).contiguous().unbind(0)
+        at += count * n
+    return tuple(pieces)
+
+
+class _Cut(torch.autograd.Function):
+    """`_pieces`, for gradients too."""
 
     @staticmethod
     def forward(ctx, x: Tensor, sizes: list[int], dim: int):
-        ctx.dim, pieces, at = dim, [], 0
-        for n, run in itertools.groupby(sizes):
-            count = len(list(run))
-            pieces += x.narrow(dim, at, count * n).unflatten(dim, (count, n)).movedim(dim, 0).contiguous().unbind(0)
-            at += count * n
-        return tuple(pieces)
+        ctx.dim = dim
+        return _pieces(x, sizes, dim)
 
     @staticmethod
     def backward(ctx, *ds: Tensor):
@@ -283,7 +289,6 @@ class _Cut(torch.autograd.Function):
 
 class _Join(torch.autograd.Function):
     """The opposite of `_Cut`."""
-
     @staticmethod
     def forward(ctx, dim: int, *pieces: Tensor) -> Tensor:
         ctx.dim, ctx.sizes = dim, [x.shape[dim] for x in pieces]
@@ -320,7 +325,8 @@ def windows(
     sizes = [min(T, ticks - (before - phase) % ticks)]
     sizes += [ticks] * ((T - sizes[0]) // ticks)
     sizes += [rest] if (rest := T - sum(sizes)) else []
-    parts = [_Cut.apply(x, sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
+    cut = _Cut.apply if torch.is_grad_enabled() else _pieces
+    parts = [cut(x, sizes, dim) for x, dim in zip(streams[:taken], dims[0])]
     fn, taken, held, read = late or (None, (), (), ())
     feeds = [(streams[i], dims[0][i]) for i in given]
     values: list[tuple[Tensor, ...]] = [()] * len(sizes)
@@ -331,7 +337,7 @@ def windows(
         values = _ahead(ahead, [x for x, _ in feeds], [dim for _, dim in feeds], sizes, ticks)
     shifted = [sizes[0] - 1, *sizes[1:], 1] if (before + T - phase) % ticks == 0 else [*sizes[:-1], sizes[-1] + 1]
     shifted[0] -= len(shifted) == len(sizes)
-    moved = [_Cut.apply(streams[i], shifted, dims[0][i]) for i in taken]
+    moved = [cut(streams[i], shifted, dims[0][i]) for i in taken]
     outs, lates = [], []
     for w in range(len(shifted)):
         if fn is not None and shifted[w] > 0:
@@ -341,7 +347,7 @@ def windows(
             outs.append(out[: len(out) - len(states)])
             states = out[len(out) - len(states) :]
             before += sizes[w]
-    return tuple(_Join.apply(dim, *o) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
+    return tuple(_Join.apply(dim, *o) if torch.is_grad_enabled() else torch.cat(o, dim) for o, dim in zip((*zip(*outs), *zip(*lates)), dims[1])), states
 
 
 def _with_ahead(run, ahead, n: int):
