@@ -27,12 +27,12 @@ from nldsl_torch.functions import Fusible, Region
 from nldsl_torch.module import ClassWriter
 
 HERE = Path(__file__).parent
-RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, decay_kernel_back, segments, shift_down, shift_up, unchunk, unit_solve, unit_solve_back, window_attention"  # noqa: E501
+RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, decay_kernel_back, pooled, segments, shift_down, shift_up, unchunk, unit_solve, unit_solve_back, window_attention"  # noqa: E501
 MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power, solve"
 PRIMITIVES = tuple(
     getattr(streams, f) for f in "apply at_least at_most causal_conv cross_entropy delay gelu_pull inverse norm root rope ticks unit".split()
 ) + tuple(getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split())
-STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, linear_scan_back, loop, norm, part, pooled, pretrained, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, linear_scan_back, loop, norm, part, pretrained, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
 REVERSE = "from nldsl_torch.reverse import add_product, add_product_, cross_entropy_back, decay_ends_back, gelu_curve, gelu_slope, greater, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
 FUNCTIONS = "from nldsl_torch.functions import again, region, reversible, taped"
 

@@ -375,3 +375,11 @@ def window_attention(
         mask[0] &= j >= window - P  # before the first known key
         y = unchunk(nn.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale), T)
     return y.view(*lead, T, -1)
+
+
+def pooled(x: Tensor, like: Tensor, over: str) -> Tensor:
+    """The sum or mean over the sequences of a batch, the same for each of those of `like`."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise RuntimeError("a memory of this module is `shared` by the sequences of a batch, of which each process has only some: use one process")
+    x = x.expand_as(like)
+    return (x.mean(0, keepdim=True) if over == "mean" else x.sum(0, keepdim=True)).expand_as(like)

@@ -388,12 +388,6 @@ def spread(x: Tensor, lead: tuple[int, ...], rank: int) -> Tensor:
     return x.expand(*lead, *x.shape[x.dim() - rank :])
 
 
-def pooled(x: Tensor, like: Tensor, over: str) -> Tensor:
-    """The sum or mean over the sequences of a batch, the same for each of those of `like`."""
-    x = x.expand_as(like)
-    return (x.mean(0, keepdim=True) if over == "mean" else x.sum(0, keepdim=True)).expand_as(like)
-
-
 def remember(past: Tensor, x: Tensor, window: int | None) -> Tensor:
     """The keys or values [.., P, d] that later ticks will look at."""
     x = torch.cat([past, x], -2)

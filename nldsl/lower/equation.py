@@ -11,6 +11,7 @@ from nldsl.lower.plan import Form, Plan
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^"}
 LETTERS = "abcefghijlmnprstuwz"
 LONGEST = 8  # updates of one recurrence that are shown
+DEEPEST = 8  # operations in one another that are
 
 
 class Writer:
@@ -245,6 +246,8 @@ def _period(plan: Plan, form: Form, e: Equation) -> str:
             return a.name
         if x.op == "fold":
             return f"{x.attr('over')} of its gradients"
+        if depth > DEEPEST:
+            return "..."  # what is used twice is written twice
         args = [text(y, depth + 1) for y in x.args]
         if x.op == "pool":
             return f"{x.attr('over')} over the batch of the {args[0]}"

@@ -1,6 +1,7 @@
 """Networks as memories, windows, steps with a period, resets to memories: what elaboration and the passes refuse, and where."""
 
 import pytest
+import torch
 
 import nldsl
 from nldsl.check.levels import levels
@@ -289,6 +290,16 @@ def test_a_memory_that_is_reset_to_another_has_no_first_value_to_learn():
 )
 def test_stability(body, expected):
     assert [code for code, _ in said(body)] == expected
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(0.4, False), (0.9, True), (1.05, True)])
+def test_delta_gradient_descent_on_a_unit_key_goes_half_the_way(rate, warned):
+    """S k' = (1 - 2 rate) S k + rate v: to v / 2, without a swing up to a rate of 1/2, with one below 1, and nowhere from there on."""
+    text = f"block b(d) {{ in k, v : real[d]  memory S : d -> d {{ minimize 0.5 * sqnorm(S(unit(k)) - v) by dgd({rate}) }}  out y = S(unit(k)) }}"
+    assert [d.code for d in nldsl.load(text).diagnostics] == ["NL504"] * warned
+    k, v = torch.tensor([3.0, 0.0, 4.0]).double().expand(1, 200, 3), torch.tensor([1.0, -2.0, 0.5]).double().expand(1, 200, 3)
+    end = nldsl.load(text).module("b", d=3, dtype=torch.float64)(k, v)[0, -1]
+    assert torch.allclose(end, v[0, 0] / 2, atol=1e-6) if rate < 1 else end.norm() > 1e6
 
 
 TOOLS = BLOCKS + f"""block b(d) {{

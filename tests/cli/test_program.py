@@ -151,3 +151,11 @@ def test_explain_says_which_outer_gradients_pass_where_the_text_does_not():
     text = "block b(d) {{ in x : real[d]  memory S : d -> d {{ minimize 0.5 * sqnorm(S(unit(x)) - x) by gd(0.5) {} }}  out y = S(x) }}"
     said = [explain(nldsl.load(text.format(order))) for order in ("", "writes first_order", "writes through")]
     assert ["outer gradients pass its steps" in s for s in said] == [True, False, False]
+
+
+def test_explain_of_a_step_that_uses_what_it_made_many_times_is_short():
+    """Newton-Schulz, five steps of it, each of which takes what is before it three times: as a text of its own it has no end."""
+    mlp = "block mlp(n) { in x : real[n]  param up : n -> n  param down : n -> n  out y = down(gelu(up(x))) }\n"
+    step = "every 4 { minimize 0.5 * sqnorm(M(unit(x)) - x) over sum by muon_exact(0.05) }"
+    said = explain(nldsl.load(f"{mlp}block b(d = 3) {{ in x : real[d]  memory M : mlp(d) = learned {step}  out y = M(x) }}"))
+    assert "M.up' = " in said and max(map(len, said.splitlines())) < 180

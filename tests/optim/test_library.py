@@ -218,6 +218,29 @@ def test_delta_gradient_descent(rule: str, samples: int, shape: tuple[int, int],
     close(layer.weight.detach().double(), expected, 10 * PRECISION[dtype])
 
 
+@pytest.mark.parametrize("way", ["scaled", "clipped", "maximized"])
+@pytest.mark.parametrize("rule", ["delta_gradient_descent", "delta_gradient_descent_wide"])
+def test_delta_gradient_descent_takes_the_gradient_it_is_given(rule: str, way: str) -> None:
+    """What a scaler divides the gradient by, clipping takes of it and `maximize` turns round holds for `delta` too."""
+    made = torch.Generator().manual_seed(1)
+    x, y = torch.randn(5, 4, generator=made, dtype=torch.float64), torch.randn(5, 3, generator=made, dtype=torch.float64)
+
+    def after(factor: float, way: str) -> Tensor:
+        layer = torch.nn.Linear(4, 3, bias=False, dtype=torch.float64)
+        layer.weight.data.copy_(torch.arange(12.0).reshape(3, 4) / 10)
+        optimizer = nldsl.optimizer(rule, layer, lr=0.3, maximize=way == "maximized")
+        for _ in range(2):
+            optimizer.zero_grad()
+            (factor * (layer(x) - y).square().sum()).backward()
+            if way in ("scaled", "clipped"):
+                layer.weight.grad *= {"scaled": 1 / factor, "clipped": 0.5}[way]
+            optimizer.step()
+        return layer.weight.detach()
+
+    given = {"scaled": 8.0, "clipped": 1.0, "maximized": -1.0}[way]
+    torch.testing.assert_close(after(given, way), after(0.5 if way == "clipped" else 1.0, "plain"), rtol=1e-12, atol=1e-12)
+
+
 def test_delta_gradient_descent_leaves_vectors_to_sgd() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()

@@ -226,3 +226,15 @@ def test_a_rate_of_another_shared_memory():
     text = block(f"{{ {LOSS} by gd(sigmoid(r + last s))  shared mean }}", more=more)
     nldsl.load(text)
     assert [d.code for d in refused(text.replace("gd(0.1)  shared mean }  out", "gd(0.1) }  out"))] == ["NL414"]
+
+
+@pytest.mark.parametrize("ticks", [1, 9])
+def test_several_processes_are_refused(ticks, monkeypatch):
+    """Each would have a part of the batch, and another memory, in a loop of one's own too."""
+    module = nldsl.load(block(f"every 4 {{ {LOSS} by gd(0.1)  shared mean }}", type="d -> d")).module("m", d=3)
+    x = torch.randn(2, ticks, 3)
+    module(x)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match="each process has only some"):
+        module(torch.cat([x] * 4, 1))

@@ -22,7 +22,7 @@ from nldsl_torch.optim.groups import (
 )
 from nldsl_torch.optim.perform import derived
 from nldsl_torch.optim.program import Program
-from nldsl_torch.optim.table import Provider, Table, check_gradients, ensure, gathers
+from nldsl_torch.optim.table import Provider, Table, as_given, check_gradients, ensure, gathers
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -190,7 +190,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         states = {name: seen(state[name], split if name in like else 1) for name in names}
         arrays = {"w": seen(p.clone(), split), "g": seen(g, split), **states}
         if program.needs:
-            arrays.update(zip(("x", "delta"), self.providers[p]()))
+            arrays.update(zip(("x", "delta"), as_given(*self.providers[p](), g, -1.0 if group["maximize"] else 1.0)))
         new = derived(tick, arrays, scalars)
         for name, value in new.items():
             owner = p if name == "w" else state[name]

@@ -70,6 +70,19 @@ class Row:
         return {"w": seen(self.parameter, split), "g": seen(g, split), **states}
 
 
+def as_given(x: Tensor, delta: Tensor, g: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+    """The pairs in the measure of the gradient g that a step is given, [e, d]: unscaled, clipped, averaged, turned round, as that is.
+
+    Where g is no multiple of what the pairs give, as with a penalty on the weight in the loss, `delta` is turned by `sign` alone.
+    """
+    wide = torch.promote_types(delta.dtype, torch.float32)
+    made, g = delta.to(wide) @ x.mT.to(wide), g.to(wide)
+    size = made.square().sum()
+    factor = (g * made).sum() / torch.where(size > 0, size, 1.0)
+    multiple = (size > 0) & ((g - factor * made).square().sum() <= 1e-4 * g.square().sum())
+    return x, delta * torch.where(multiple, factor, sign).to(delta.dtype)
+
+
 class Bucket:
     """Parameters that make the same step."""
 
@@ -160,7 +173,7 @@ class Bucket:
             if self.program.needs:
                 if row.parameter not in providers:
                     raise RuntimeError(f"{self.program.name} needs the inputs and output gradients of the layer of every parameter it trains")
-                arrays.update(zip(("x", "delta"), providers[row.parameter]()))
+                arrays.update(zip(("x", "delta"), as_given(*providers[row.parameter](), arrays["g"], sign)))
             perform(tick, arrays, scalars, native=self.native, threads=threads, compile=compile)
 
     def _accumulate(self, threads: int) -> None:
