@@ -28,6 +28,11 @@ class Function:
     fixed: list[str]
 
 
+def due(every: int, offset: int, done: str) -> str:
+    """Whether a period ends after so many ticks."""
+    return f"({done} - {offset}) % {every} == 0" if offset else f"{done} % {every} == 0"
+
+
 class RecurrenceWriter:
     """Writes the functions of one recurrence of a unit."""
 
@@ -119,7 +124,7 @@ class RecurrenceWriter:
         body.note(e.span)
         body.lines.append(f"{total} = {total} + {body.text(e.args[0])}")
         body.lines.append(f"{name} = {total}" + (f" / {memory.every}" if e.attr("over") == "mean" else ""))
-        body.lines.append(f"if (tick + 1 - {memory.offset}) % {memory.every} == 0:")
+        body.lines.append(f"if {due(memory.every, memory.offset, '(tick + 1)')}:")
         body.lines.append(f"    {total} = torch.zeros_like({total})")
 
     def _slow(self, body: Body, e: Equation) -> None:
@@ -129,7 +134,7 @@ class RecurrenceWriter:
         if is_rounded(e, self.rounded, self.types):
             text = f"({text}).to({body.text(Last(e.name))}.dtype)"
         body.note(e.span)
-        body.lines.append(f"{name} = {text} if (tick + 1 - {state.offset}) % {state.every} == 0 else {body.text(Last(e.name))}")
+        body.lines.append(f"{name} = {text} if {due(state.every, state.offset, '(tick + 1)')} else {body.text(Last(e.name))}")
 
     # --- all ticks -------------------------------------------------------------------------------
 

@@ -14,15 +14,10 @@ from nldsl_torch import ops
 from nldsl_torch.adjoint import Adjoint
 from nldsl_torch.adjoint_shapes import Shape
 from nldsl_torch.body import Body, Names
-from nldsl_torch.recurrence import RecurrenceWriter
+from nldsl_torch.recurrence import RecurrenceWriter, due
 
 TIME = Axis("ticks", Dim.symbol("ticks"), 1 << 30)
 FEW = 12  # operations that are left to torch as they are
-
-
-def due(every: int, offset: int, done: str) -> str:
-    """Whether a period ends after so many ticks."""
-    return f"({done} - {offset}) % {every} == 0" if offset else f"{done} % {every} == 0"
 
 
 def _slight(text: str) -> bool:

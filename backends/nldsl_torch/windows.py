@@ -22,8 +22,8 @@ from nldsl_torch.adjoint import Adjoint
 from nldsl_torch.adjoint_lines import made
 from nldsl_torch.body import Body, Names
 from nldsl_torch.kernels import tight
-from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text
-from nldsl_torch.window_ends import TIME, WindowEnds, due
+from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text, due
+from nldsl_torch.window_ends import TIME, WindowEnds
 from nldsl_torch.window_kernels import WindowKernels
 
 WIDEST = 256  # ticks of a window that one matrix of all pairs of ticks may serve

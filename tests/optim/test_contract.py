@@ -31,8 +31,10 @@ class_of = functools.cache(nldsl.optimizer_class)
 
 VECTORS = ["adamw", "sgd", "lion", "ademamix", "nadam", "adagrad", "rmsprop", "radam", "signum", "adam_sums", "diagonal_delta_momentum"]
 # rules of matrices, and with what periods and switches they are tried
+# With eps at their defaults shampoo and soap divide by what rounding leaves of the null space of g g^T: no two processors agree there.
 MATRICES: dict[str, dict[str, Any]] = {
-    "m3": {"frequency": 3}, "m3_ema": {"frequency": 2}, "soap": {"frequency": 3}, "shampoo": {"frequency": 2}, "adafactor": {}, "muon": {},
+    "m3": {"frequency": 3}, "m3_ema": {"frequency": 2}, "soap": {"frequency": 3, "eps": 0.01}, "shampoo": {"frequency": 2, "eps": 0.01},
+    "adafactor": {}, "muon": {},
     "muon_exact": {}, "delta_momentum": {}, "deep_momentum": {}, "preconditioned_momentum": {}, "nadam": {}, "rmsprop": {"centered": 1, "momentum": 0.5},
     "adamw": {"every": 3}, "lion": {"every": 2, "over": "mean"}, "adam": {"amsgrad": 1},
 }  # fmt: skip
@@ -220,9 +222,6 @@ def test_any_dtype_and_layout_is_the_plain_one(rule: str, problem: dict[str, Any
         torch.testing.assert_close(a, b, rtol=2 * ULP[dtype], atol=2 * ULP[dtype])
 
 
-ROOTS = ("soap", "shampoo")
-
-
 @pytest.mark.parametrize("rule", MATRICES)
 @settings(max_examples=8)
 @given(
@@ -245,9 +244,7 @@ def test_matrices_of_any_layout_are_the_plain_ones(rule: str, layouts: Any, dtyp
         inside = torch.zeros_like(base, dtype=torch.bool)
         inside.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(True)
         assert torch.equal(base.detach()[~inside], before[~inside])
-        # Roots of matrices without full rank, whose smallest eigenvalues are rounding, magnify what other processors round otherwise.
-        rough = {"muon": 0.02, "soap": 0.1, "shampoo": 0.1}.get(rule, 1e-3) if dtype == torch.float32 or rule == "muon" else 1e-6 if rule in ROOTS else 1e-9
-        close(p.detach(), q.detach(), rough)
+        close(p.detach(), q.detach(), 0.02 if rule == "muon" else 1e-3 if dtype == torch.float32 else 1e-9)
 
 
 def test_all_dtypes_in_one_group() -> None:

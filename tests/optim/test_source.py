@@ -61,18 +61,16 @@ def steps(program: Program, name: str, shape: tuple[int, ...], numbers: dict[str
     return expected, torch.stack(found).double()
 
 
-ROOTS = ("soap", "shampoo")
-
-
 def check(program: Program, name: str, shape: tuple[int, ...], numbers: dict[str, Any], **options: Any) -> None:
     expected, found = steps(program, name, shape, numbers, torch.float64, **options)
-    # Roots of matrices without full rank, whose smallest eigenvalues are rounding, magnify what other processors round otherwise.
-    torch.testing.assert_close(found, expected, **({"rtol": 1e-6, "atol": 1e-7} if name in ROOTS else {"rtol": 1e-9, "atol": 1e-11}))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 LIBRARY = load("rule none(lr = 1) { update last w - lr * g }")
 NEEDING = {n for n in LIBRARY.all_rules if n.startswith("delta_gradient_descent")}
 ROUNDED = {"muon"}
+# With eps at their defaults both divide by what rounding leaves of the null space of g g^T: no two processors agree there.
+POSED = {"shampoo": {"eps": 0.01}, "soap": {"eps": 0.01}}
 
 
 def optimizers() -> list[str]:
@@ -93,6 +91,7 @@ def test_a_rule_of_the_library_is_what_the_interpreter_makes_of_it(name: str) ->
     required = {h.name: 0.05 for h in rule.hypers if h.default is None}
     period = {"frequency": 3} if any(h.name == "frequency" for h in rule.hypers) else {}
     other = {h.name: 0.3 for h in rule.hypers if h.default == 0}
+    required |= POSED.get(name, {})
     for shape in shapes:
         check(LIBRARY, name, shape, {**required, **period}, fused=False)
         check(LIBRARY, name, shape, {**required, **period, **other}, fused=False)
@@ -100,10 +99,10 @@ def test_a_rule_of_the_library_is_what_the_interpreter_makes_of_it(name: str) ->
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "nadam", "m3_ema", "shampoo", "adamw_clip_norm"])
 def test_native_passes_agree(name: str) -> None:
-    period = {"frequency": 3} if name in ("m3_ema", "shampoo") else {}
+    period = {**({"frequency": 3} if name in ("m3_ema", "shampoo") else {}), **POSED.get(name, {})}
     check(LIBRARY, name, (4, 3), period, fused=True)
     expected, found = steps(LIBRARY, name, (4, 3), period, torch.float32, fused=True)
-    torch.testing.assert_close(found, expected, **({"rtol": 0.05, "atol": 0.02} if name in ROOTS else {"rtol": 1e-4, "atol": 1e-5}))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_entrywise_words_have_their_c() -> None:
