@@ -35,6 +35,7 @@ class Word:
 
 
 WORDS: dict[str, Word] = {}
+KEEPING = frozenset({"delay", "conv", "attend", "attend_pull"})  # what they give depends on earlier ticks, of which they keep values
 
 
 def _word(name: str, arity: int, rule: Callable[[list[Type], Attrs], Type], doc: str, user: bool = True) -> None:
@@ -261,6 +262,10 @@ def attended(types: list[Type], attrs: Attrs) -> Type:
     return Type("real", v.shape, join_axes(types))
 
 
+def pulled(types: list[Type], attrs: Attrs) -> Type:
+    return Type("real", types[attrs["side"]].shape, join_axes(types))
+
+
 def rotated(types: list[Type], attrs: Attrs) -> Type:
     t = on_vectors(types, attrs)
     size = t.shape[0].integer
@@ -314,6 +319,9 @@ _word("unit", 1, on_vectors, "a / sqrt(sum_i a_i^2 + 1e-6)")
 _word("norm", 1, on_vectors, "a / sqrt(mean_i a_i^2 + 1e-6)")
 _word("softmax", 1, on_vectors, "e^a_i / sum_j e^a_j")
 _word("rope", 1, rotated, "pairs (a_i, a_i+n/2) turned by the angle t * 10000^(-2 i / n) at tick t")
+_word("angles", 1, lambda types, attrs: Type("real", (attrs["size"],)), "(cos | sin) of the angles of rope, in the precision of a", user=False)
+_word("turn", 2, elementwise, "pairs (a_i, a_i+n/2) turned by angles of which b has cos and sin", user=False)
+_word("turn_back", 2, elementwise, "turned by the opposite of these angles", user=False)
 _word("apply", 2, application, "W a", user=False)
 _word("transpose", 1, transposition, "the operator B -> A with <W a, b> = <a, W^T b>")
 _word("outer", 2, outer_product, "a b^T: the operator that maps x to a <b, x>; with an index b, a in that column")
@@ -330,6 +338,8 @@ _word("gather", 1, gathered, "the copies of an `each` as one leading dimension",
 _word("delay", 1, delayed, "delay(a, n): a of n ticks before, zero at first")
 _word("conv", 2, convolved, "conv(a, n) = sum_j w_j a_(t-j), j = 0 .. n - 1, a filter w for each channel")
 _word("attend", 3, attended, "sum_i softmax_i(<q, k_i> / sqrt(d)) v_i over the stored pairs", user=False)
+_word("attend_pull", 4, pulled, "the gradient of <c, attend(q, k, v)> with respect to q, or to the pair (k, v) of this tick", user=False)
+_word("tap", 1, lambda types, attrs: Type("real", types[0].shape[:1], types[0].axes), "the weights of this tick in the filters of `conv`", user=False)
 _word("count", 0, lambda types, attrs: Type("int"), "the number of this tick, from 1; in a rule that of its step")
 _word("index", 0, lambda types, attrs: Type("int", (), (attrs["axis"],)), "the number of the copy, from 0", user=False)
 _word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")

@@ -11,8 +11,19 @@ from torch import Tensor
 from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
 from nldsl.names import identifier
 from nldsl.pretrained import check, folder
+from nldsl.vocabulary import KEEPING
 from nldsl.wide import ENTRYWISE, of_the_tick
-from nldsl_interpreter.operations import arguments, compute, gather, is_rounded, rotate, rounded, ungather
+from nldsl_interpreter.operations import (
+    angles,
+    arguments,
+    attend_pull,
+    compute,
+    gather,
+    is_rounded,
+    rounded,
+    turn,
+    ungather,
+)
 from nldsl_interpreter.order import components, fixed_point, reads
 from nldsl_interpreter.values import initial_value, sizes
 
@@ -182,6 +193,8 @@ class _Tick:
             return ungather(*args[0], result, e.attr("axis"))
         if e.op == "sum_copies":
             return self._copies(*args[0]).sum(1 + args[0][1].axes.index(e.attr("axis")))
+        if e.op == "angles":
+            return angles(sizes(result)[0], self.t)[None].to(self.dtype)
         if e.op == "cast":
             return args[0][0].to(self.dtype)
         values = arguments(e.op, result, args)
@@ -196,7 +209,7 @@ class _Tick:
             case "index":
                 return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
             case "rope":
-                return rotate(values[0], self.t)
+                return turn(values[0], angles(sizes(result)[-1], self.t))
             case "fold":
                 return self._fold(e, self._copies(values[0], result))
             case "pool":
@@ -206,10 +219,14 @@ class _Tick:
                 return self._past(e, "past", values[0], e.attr("ticks") + 1, True)[:, 0]
             case "conv":
                 values[0] = self._past(e, "past", values[0], e.attr("ticks"), True)
-            case "attend":
-                values[1:] = (self._past(e, n, x, e.attr("window"), False) for n, x in zip(("keys", "values"), values[1:], strict=True))
+                if first := e.attr("first"):
+                    values = [values[0][:, :-first], values[1][..., first:]]
+            case "attend" | "attend_pull":
+                values[1:3] = (self._past(e, n, x, e.attr("window"), False) for n, x in zip(("keys", "values"), values[1:3], strict=True))
         if e.op not in ("conv", "attend") and is_rounded(e, args):
             return rounded(e.op, result, args)
+        if e.op == "attend_pull":
+            return attend_pull(*values)[e.attr("side")]
         return compute(e.op, len(args[0][1].shape), values)
 
     def _column(self, index: Tensor, of: Type) -> Tensor:
@@ -223,7 +240,7 @@ class _Tick:
             fresh = at.clone() if at.requires_grad else at.clone().requires_grad_()
             inner: Scope = ChainMap({objective.self: fresh}, scope)  # type: ignore[arg-type]
             for part in objective.equations:
-                if part.op in ("delay", "conv", "attend", "fold"):
+                if part.op == "fold" or (part.op in KEEPING and part.attr("of") is None):
                     raise ValueError(f"`{part.op}` of what an objective computes from its memory has no meaning: {part.span.text}")
                 inner[part.name] = self.equation(part, inner)
             loss = self.atom(objective.result, inner)[0].sum()  # of all sequences and copies
@@ -261,12 +278,17 @@ class _Tick:
     # --- operations with a state ---------------------------------------------------------------------
 
     def _past(self, e: Equation, name: str, x: Tensor, ticks: int | None, filled: bool) -> Tensor:
-        """The values of x at the last so many ticks, this one included, oldest first; `filled`: zero before the first."""
-        key = f"{self.m.prefix}{e.name}:{name}"
+        """The values of x at the last so many ticks, this one included, oldest first; `filled`: zero before the first.
+
+        An equation `of` another sees what that one keeps, with an x of its own at this tick. Reads of a store keep the same.
+        """
+        copies = ",".join(str(a.id) for a in self.m.types[e.name].axes)
+        key = f"{self.m.prefix}{e.attr('memory') or e.attr('of', e.name)}:{name}{copies}"
         x = self._held(x.expand(self.batch, *x.shape[1:])).unsqueeze(1)
         past = self.state.get(key, x.new_zeros(self.batch, ticks - 1 if filled and ticks else 0, *x.shape[2:]))
         now = torch.cat((past, x), 1)
-        self.after[key] = now[:, 1:] if now.shape[1] == ticks else now
+        if e.attr("of") is None:
+            self.after[key] = now[:, 1:] if now.shape[1] == ticks else now
         return now
 
     def _fold(self, e: Equation, x: Tensor) -> Tensor:

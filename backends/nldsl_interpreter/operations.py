@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,6 +137,23 @@ def apply(w: Tensor, x: Tensor) -> Tensor:
     return matmul(w, x.unsqueeze(-1)).squeeze(-1) if x.is_floating_point() else torch.take_along_dim(w, x.unsqueeze(-2), -1)[..., 0]
 
 
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    return ((q[:, None] * k).sum(-1, keepdim=True) / k.shape[-1] ** 0.5).softmax(1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [B, .., d] at this tick, k and v [B, n, .., d] at all that are kept, this one last."""
+    return (_weights(q, k) * v).sum(1)
+
+
+def attend_pull(q: Tensor, k: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of <c, attend(q, k, v)> with respect to q, and to the k and v of this tick."""
+    p = _weights(q, k)
+    meant = p * (c[:, None] * v).sum(-1, keepdim=True)
+    g = (meant - p * meant.sum(1, keepdim=True)) / k.shape[-1] ** 0.5
+    return (g * k).sum(1), g[:, -1] * q, p[:, -1] * c
+
+
 def _gelu_slope(x: Tensor) -> Tensor:
     return torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
 
@@ -143,6 +161,13 @@ def _gelu_slope(x: Tensor) -> Tensor:
 def sqrt(a: Tensor) -> Tensor:
     """The square root, with slope 0 at 0: sqrt(a * a) is abs(a)."""
     return torch.where(a == 0, 0.0, torch.where(a == 0, 1.0, a).sqrt())
+
+
+def turn(x: Tensor, by: Tensor, sign: float = 1.0) -> Tensor:
+    """Pairs (a_i, a_i+n/2) turned by angles of which `by` has (cos | sin)."""
+    (a, b), (cos, sin) = (y.split(x.shape[-1] // 2, dim=-1) for y in (x, by.to(x.dtype)))
+    sin = sign * sin
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
 
 
 # Entry by entry: every argument has the rank of the result.
@@ -153,7 +178,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "silu": F.silu, "gelu": F.gelu, "gelu_pull": lambda c, x: c * _gelu_slope(x),
     "relu": torch.relu, "max": torch.maximum, "min": torch.minimum, "stop": Tensor.detach,
     "where": lambda c, a, b: torch.where(c > 0, a, b), "bfloat16": Tensor.bfloat16,
-    "fill": lambda a, like: a.expand(torch.broadcast_shapes(a.shape, like.shape)),
+    "turn": turn, "turn_back": lambda x, by: turn(x, by, -1.0), "fill": lambda a, like: a.expand(torch.broadcast_shapes(a.shape, like.shape)),
 }  # fmt: skip
 # Arguments as they are.
 PLAIN: dict[str, Callable[..., Tensor]] = {"solve": solve, "unflatten": lambda a, like: a.reshape(*a.shape[:-1], *like.shape[a.dim() - 1 :])}
@@ -172,7 +197,7 @@ OVER: dict[str, Callable[..., Tensor]] = {
 # The same over a stack, whose matrices are the batch.
 WHOLE = {f"whole {op}" for op in ("dot", "sqnorm", "sum", "mean")}
 # The others, and the rank of each argument; conv and attend get theirs over time from the interpreter.
-MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Tensor]]] = {
+MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "apply": ((2, 1), apply),
     "transpose": ((2,), lambda w: w.mT),
     "outer": ((1, 1), lambda a, b: a.unsqueeze(-1) * b.unsqueeze(-2)),
@@ -186,7 +211,9 @@ MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Tensor]]] = {
     "cross_entropy": ((1, 1), lambda a, i: a.logsumexp(-1) - torch.take_along_dim(a, i, -1)[..., 0]),
     "one_hot": ((1, 1), lambda i, like: (torch.arange(like.shape[-1]) == i).to(like.dtype)),
     "conv": ((1, 2), lambda past, w: (past.flip(1).movedim(1, -1) * w).sum(-1)),
-    "attend": ((1, 1, 1), lambda q, k, v: (((q[:, None] * k).sum(-1, keepdim=True) / k.shape[-1] ** 0.5).softmax(1) * v).sum(1)),
+    "attend": ((1, 1, 1), attend),
+    "attend_pull": ((1, 1, 1, 1), attend_pull),
+    "tap": ((2,), lambda w: w[..., 0]),
 }
 
 
@@ -239,10 +266,7 @@ def ungather(x: Tensor, type: Type, result: Type, axis: Axis) -> Tensor:
     return x.movedim(1 + len(type.axes), 1 + [a.id for a in result.axes].index(axis.id))
 
 
-def rotate(x: Tensor, t: int) -> Tensor:
-    """Pairs (a_i, a_i+n/2) turned by the angle t * 10000^(-2 i / n)."""
-    n = x.shape[-1]
+def angles(n: int, t: int) -> Tensor:
+    """(cos | sin) of the angles t * 10000^(-2 i / n), i < n / 2."""
     angle = t * 10000.0 ** (-2 * torch.arange(n // 2, dtype=torch.float64) / n)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x.split(n // 2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    return torch.cat((angle.cos(), angle.sin()))

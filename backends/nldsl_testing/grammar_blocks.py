@@ -69,6 +69,8 @@ class Body:
     def _loss(self, step: Step) -> None:
         m, answer = step.memory, Value(step.loss, frozenset({step.memory.node}))
         found = answer if self.choice.chance(2) else of("{0} + {1.tight}", answer, self.e.vector(m.type.b, 1), loose=True)
+        if m.type.b != "1" and not self.choice.chance(4):
+            found = self._kept(self.e.equation(found, m.type), m.type.b)
         if self.e.tokens and self.choice.chance(2):
             token, classes = self.choice.pick(self.e.tokens)
             loss = of(f"cross_entropy({self.e.operator(m.type.b, classes)}({{0}}), {token})", found)
@@ -79,6 +81,15 @@ class Body:
         self.e.flow.add(m.node, loss.deps)
         step.loss = self.e.equation(loss, NUMBER, "loss").text
         self.memories.write(step)
+
+    def _kept(self, answer: Value, n: str) -> Value:
+        """An answer on its way to the loss with those of earlier ticks: a window of them, or what a store has of them."""
+        if self.choice.chance(2):
+            return of("{0} + {1.tight}", answer, self.e.windowed(answer, n), loose=True)
+        name = self.e.names.new("M") + self.e.suffix
+        key, value = (of(f"{self.e.operator(n, n)}({{0}})", self.choice.pick([answer, self.e.vector(n, 0)])) for _ in range(2))
+        self.e.lines.append(f"memory {name} : store({n} -> {n}{self.choice.pick(['', ', window = 3'])}) {{ key {key}  value {value} }}")
+        return of(f"{{0}} + {name}({{1}})", answer, self.choice.pick([answer, self.e.vector(n, 0)]), loose=True)
 
     # --- loops -------------------------------------------------------------------------------------
 
@@ -147,9 +158,9 @@ class Body:
         fitting = [(r, stem, m) for r, stem, m in self.loops if m.kind in ("linear", "network") and "1" not in (m.type.a, m.type.b)]
         kind = self.choice.pick(["params", "memory", "block", "loop"])
         node = f"~{c}"
-        if kind == "block" and self.parts and self.e.flow.settled(start.deps):
+        if kind == "block" and self.parts:
             part, outs = self.file_part()
-            layer = Value(f"{part}(norm({c}))", self.e.flow.window(start.deps))
+            layer = Value(f"{part}(norm({c}))", start.deps)
             if len(outs) > 1:
                 name = self.e.names.new("b")
                 inner.lines.append(f"{name} = {layer}")
@@ -157,7 +168,6 @@ class Body:
             deps = layer.deps | start.deps
         else:
             self.e.flow.edges[node] = set(start.deps)
-            self.e.flow.open.add(node)
             inner.streams.append((Value(c, frozenset({node})), vector(n)))
             if kind == "loop" and fitting:
                 over, stem, m = self.choice.pick(fitting)
@@ -171,7 +181,6 @@ class Body:
                 layer = body.answer(step.memory, n)
             else:
                 layer = inner.vector(n)
-            self.e.flow.open.discard(node)
             self.e.flow.add(node, layer.deps)
             deps = frozenset({node})
         lines = [*inner.lines, f"{c} = {c} + {layer.tight}"]
@@ -187,15 +196,14 @@ class Body:
         """A block with memories of its own, used like a function."""
         n = self.e.any_size()
         x = self.e.vector(n, 1)
-        if not self.parts or not self.e.flow.settled(x.deps):
+        if not self.parts:
             return self._equation(depth)
         part, outs = self.file_part()
         name = self.e.names.new("b") + self.e.suffix
         self.e.lines.append(f"{name} = {part}({x})")
-        deps = self.e.flow.window(x.deps)
         for out in outs:
             text = name if len(outs) == 1 else f"{name}.{out}"
-            self.e.streams.append((Value(text, deps), vector(n)))
+            self.e.streams.append((Value(text, x.deps), vector(n)))
 
     # --- outputs -----------------------------------------------------------------------------------
 

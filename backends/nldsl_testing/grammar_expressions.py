@@ -177,13 +177,13 @@ class Expressions:
         return Value(f"last {value}", value.deps)
 
     def _windowed(self, n: str, depth: int) -> Value:
-        """A window of ticks, where nothing that is still to be written reaches it."""
-        x = self.leaf(n)
-        if not self.flow.settled(x.deps):
-            return x
+        return self.windowed(self.leaf(n), n)
+
+    def windowed(self, x: Value, n: str) -> Value:
+        """A window of ticks."""
         even = self.sizes.get(n, 1) % 2 == 0
         form = self.choice.pick(["delay({0}, 2)", "conv({0}, 3)", "sum(2 ^ -j * delay({0}, j) for j in 0 .. 3)", *(["rope({0})"] * even)])
-        return Value(form.format(x), self.flow.window(x.deps))
+        return Value(form.format(x), x.deps)
 
     # --- memories ------------------------------------------------------------------------------------
 
@@ -202,11 +202,9 @@ class Expressions:
         return self.choice.pick(fitting) if memory.kind == "linear" and fitting and self.choice.chance(3) else None
 
     def at(self, memory: Memory, argument: Value) -> Value:
-        """An argument at which a memory may be read."""
-        if self.flow.may_read(memory.node, argument.deps):
-            self.flow.add(memory.node, argument.deps)
-            return argument
-        return self.plain(memory.type.a)
+        """An argument at which a memory is read."""
+        self.flow.add(memory.node, argument.deps)
+        return argument
 
     def _read(self, n: str, depth: int) -> Value:
         giving = [m for m in self.memories if (m.type.b == n and m.kind != "number" and not (m.open and m.kind == "store"))]
@@ -225,12 +223,6 @@ class Expressions:
         if not back and (index := self.index(m)) is not None:
             return Value(f"{name}({index})", own)
         argument = self.vector(a, depth - 1)
-        if m.kind == "store":
-            if not self.flow.settled(argument.deps | own):
-                argument = self.plain(a)
-            return Value(f"{name}({argument})", self.flow.window(argument.deps | own))
-        if not self.flow.may_read(m.node, argument.deps):
-            argument = self.plain(a)
         self.flow.add(m.node, argument.deps)
         return Value(f"{name}({argument})", own | argument.deps)
 

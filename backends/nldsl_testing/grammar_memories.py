@@ -67,14 +67,12 @@ class Memories:
                 step.clock = f" every {memory.every}" + (" offset 1" if choice.chance(4) and clock is None else "")
             elif choice.chance(5 if step.plain else 3):
                 step.anchored = f" at start({choice.pick(self.e.windows)})"
-            self.e.flow.open.add(memory.node)
         self.e.memories.append(memory)
         self.own.append(memory)
         return step
 
     def written(self, memory: Memory, deps: frozenset[str]) -> None:
         self.e.flow.add(memory.node, deps)
-        self.e.flow.open.discard(memory.node)
         memory.open = False
 
     # --- the text ----------------------------------------------------------------------------------
@@ -104,14 +102,12 @@ class Memories:
         self.written(memory, deps)
 
     def _store(self, memory: Memory) -> None:
-        key, value = self.e.plain(memory.type.a), self.e.vector(memory.type.b)
-        if not self.e.flow.settled(value.deps):
-            value = self.e.plain(memory.type.b)
+        key, value = self.e.vector(memory.type.a), self.e.vector(memory.type.b)
         window = self.choice.pick(["", ", window = 3", ", window = 1"])
         if self.e.sizes.get(memory.type.a, 1) % 2 == 0 and self.choice.chance(3):
             key = of("rope({0})", key)
         self.e.lines.append(f"memory {memory.name} : store({memory.type}{window}) {{ key {key}  value {value} }}")
-        self.written(memory, value.deps)
+        self.written(memory, key.deps | value.deps)
 
     def _reset(self, step: Step, paced: bool) -> str:
         memory = step.memory
@@ -187,11 +183,7 @@ class Memories:
         return Value(f"{memory.name}({key})", key.deps)
 
     def at_value(self, memory: Memory) -> Value:
-        key = self.e.key(memory.type.b)
-        if self.e.flow.may_read(memory.node, key.deps):
-            self.e.flow.add(memory.node, key.deps)
-            return key
-        return of("unit({0})", self.e.plain(memory.type.b))
+        return self.e.at(memory, self.e.key(memory.type.b))
 
     def _of_entries(self, memory: Memory, name: Value) -> Value:
         target = self.e.vector(memory.type.b, 1)

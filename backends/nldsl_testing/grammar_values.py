@@ -1,7 +1,6 @@
-"""Texts of typed expressions with what they depend on, and the order in which a block may be computed.
+"""Texts of typed expressions with what they depend on.
 
-A value is a text and the set of nodes it reads: memories, and windows of ticks (`delay`, `conv`, `rope`, stores, blocks).
-`Flow` is the graph of these nodes. It keeps what is written here legal: no window of ticks in a recurrence (NL311).
+A value is a text and the set of memories it reads, at this tick or an earlier one. `Flow` is the graph of these.
 """
 
 from __future__ import annotations
@@ -80,7 +79,6 @@ class Flow:
     """Who reads whom, over any number of ticks."""
 
     edges: dict[str, set[str]] = field(default_factory=dict)
-    open: set[str] = field(default_factory=set)
 
     def reach(self, nodes: Iterable[str]) -> set[str]:
         found, stack = set(), list(nodes)
@@ -90,23 +88,6 @@ class Flow:
                 found.add(node)
                 stack += self.edges.get(node, ())
         return found
-
-    def settled(self, deps: Iterable[str]) -> bool:
-        """Whether all that a value depends on is written, so that it can be the argument of a window of ticks."""
-        return not self.reach(deps) & self.open
-
-    def window(self, deps: Iterable[str]) -> frozenset[str]:
-        node = f"#{len(self.edges)}"
-        self.edges[node] = set(deps)
-        return frozenset({node})
-
-    def may_read(self, memory: str, argument: Iterable[str]) -> bool:
-        """All reads of an operator belong to its recurrence: no window of ticks stands between two of them."""
-        inside = self.reach(argument)
-        windows = [n for n in self.edges if n.startswith("#")]
-        if any(memory in self.reach({w}) for w in windows if w in inside):
-            return False
-        return not inside & self.open or not any(memory in self.reach({w}) for w in windows)
 
     def add(self, memory: str, deps: Iterable[str]) -> None:
         self.edges.setdefault(memory, set()).update(deps)

@@ -38,11 +38,13 @@ def made(lines: Sequence[str]) -> set[str]:
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul"}
 METHODS = frozenset(
-    "abs contiguous cumsum exp expand flatten log mean movedim relu select sigmoid softmax squeeze sum tanh tril unflatten unsqueeze".split()
+    "abs contiguous cumsum exp expand flatten log mean movedim narrow relu select sigmoid softmax squeeze sum tanh tril unflatten unsqueeze".split()
 )
 OF_TORCH = {"addcmul", "diag_embed", "maximum", "minimum", "where"}  # functions of tensors alone
 FUNCTIONS = {"gelu", "linear", "silu", "softplus"}  # of torch.nn.functional
-PRIMITIVES = {"apply", "cross_entropy", "decay_ends", "decay_kernel", "gelu_pull", "inverse", "norm", "root", "unit", "unit_solve"}  # of tensors alone
+PRIMITIVES = frozenset(  # of tensors alone
+    "apply cross_entropy decay_ends decay_kernel gelu_pull inverse norm root turn turn_back unit unit_solve".split()
+)
 WITH_NUMBERS = {"at_least": 1, "at_most": 1, "linear_scan": 3, "shift_down": 1, "spread": 1}  # how many tensors come first
 
 

@@ -161,6 +161,12 @@ def _select(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, x, f"torch.ops.aten.select_backward({d}, {to.shape(x)}, {dim}, {index})", fresh=True)
 
 
+def _narrow(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    (x,) = op.args
+    dim, start, length = op.constants
+    to.give(lines, x, f"torch.ops.aten.slice_backward({d}, {to.shape(x)}, {dim}, {start}, {start} + {length}, 1)", fresh=True)
+
+
 def _chunk(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     parts = [f"torch.zeros_like({to.value(t)})" if text == "None" else text for t, text in zip(op.targets, d.strip("()").split(", "), strict=True)]
     to.give(lines, op.args[0], f"torch.cat([{', '.join(parts)}], {op.constants[0]})", fresh=True)
@@ -248,6 +254,11 @@ def _taped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
         to.give(lines, a, part, fresh=False)
 
 
+def _turn(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
+    x, by = op.args
+    to.give(lines, x, _like(to, op, f"{'turn_back' if op.kind == 'turn' else 'turn'}({d}, {to.value(by)})", x), fresh=True)
+
+
 RULES: dict[str, Rule] = {
     "add": _sum(False),
     "sub": _sum(True),
@@ -277,6 +288,8 @@ RULES: dict[str, Rule] = {
     "at_most": _extreme,
     "where": _where,
     "einsum": _einsum,
+    "turn": _turn,
+    "turn_back": _turn,
     "apply": _bilinear("like({d}.unsqueeze(-1) * {other}.unsqueeze(-2), {shape})", "like(apply({turned}, {d}), {shape})"),
     "operators": _bilinear("like(matmul({d}, {turned}), {shape})", "like(matmul({turned}, {d}), {shape})"),  # whose operands may differ in dtype
     "cross_entropy": _cross_entropy,
@@ -306,6 +319,7 @@ RULES: dict[str, Rule] = {
     "spread": _spread,
     "expand": _spread,
     "select": _select,
+    "narrow": _narrow,
     "taped": _taped,
 }
 SEVERAL = ("chunk", "decay_ends", "decay_kernel", "linear_scan")  # with several results

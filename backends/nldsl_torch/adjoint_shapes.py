@@ -16,7 +16,7 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
     if any(s is None for s in shapes):
         return None
     known = [s for s in shapes if s is not None]
-    if kind in ("add", "sub", "mul", "div", "addcmul", "gelu_pull", "maximum", "minimum", "where"):
+    if kind in ("add", "sub", "mul", "div", "addcmul", "gelu_pull", "maximum", "minimum", "turn", "turn_back", "where"):
         return _broadcast(known)
     first = known[0]
     match kind:
@@ -38,6 +38,13 @@ def shape_of(kind: str, shapes: Sequence[Shape], constants: Sequence[str]) -> Sh
         case "sum" | "mean" if "keepdim=True" not in constants:
             dims = {int(n) % len(first) for n in constants[0].strip("(),").split(",")}
             return tuple(s for i, s in enumerate(first) if i not in dims)
+        case "movedim":
+            source, to = (int(n) % len(first) for n in constants)
+            rest = [s for i, s in enumerate(first) if i != source]
+            return (*rest[:to], first[source], *rest[to:])
+        case "narrow":
+            at = int(constants[0]) % len(first)
+            return (*first[:at], constants[2], *first[at + 1 :])
         case "select":
             return tuple(s for i, s in enumerate(first) if i != int(constants[0]) % len(first))
         case _ if kind in SAME:

@@ -20,7 +20,7 @@ from nldsl.core import Unit
 from nldsl.lower.plan import Plan, plan
 from nldsl.names import identifier
 from nldsl.pretrained import check, folder, values
-from nldsl_torch import matrices, streams
+from nldsl_torch import matrices, streams, words
 from nldsl_torch.body import RESERVED
 from nldsl_torch.finish import flushed
 from nldsl_torch.functions import Fusible, Region
@@ -30,10 +30,17 @@ HERE = Path(__file__).parent
 RUNTIME = "from nldsl_torch.runtime import channel_factors, channel_kernel, chunk, chunk_solve, decay_ends, decay_kernel, decay_kernel_back, pooled, segments, shift_down, shift_up, unchunk, unit_solve, unit_solve_back, window_attention"  # noqa: E501
 MATRICES = "from nldsl_torch.matrices import eigenvectors, matmul, matrix_power, solve"
 PRIMITIVES = tuple(
-    getattr(streams, f) for f in "apply at_least at_most causal_conv cross_entropy delay gelu_pull inverse norm root rope ticks unit".split()
-) + tuple(getattr(matrices, f) for f in "eigenvectors matmul matrix_power solve".split())
-STREAMS = "from nldsl_torch.streams import apply, at_least, at_most, beside, causal_conv, cross_entropy, delay, expect, fitting, gelu_pull, from_memory, inverse, linear_scan, linear_scan_back, loop, norm, part, pretrained, remember, root, rope, ticks, spread, to_memory, together, unit, whole, windows"  # noqa: E501
-REVERSE = "from nldsl_torch.reverse import add_product, add_product_, cross_entropy_back, decay_ends_back, gelu_curve, gelu_slope, greater, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
+    getattr(part, f)
+    for part, names in (
+        (words, "angles apply at_least at_most cross_entropy gelu_pull inverse norm root turn turn_back unit"),
+        (streams, "causal_conv delay ticks"),
+        (matrices, "eigenvectors matmul matrix_power solve"),
+    )
+    for f in names.split()
+)
+WORDS = "from nldsl_torch.words import angles, apply, at_least, at_most, cross_entropy, gelu_pull, inverse, norm, root, turn, turn_back, unit"
+STREAMS = "from nldsl_torch.streams import beside, causal_conv, delay, expect, fitting, from_memory, linear_scan, linear_scan_back, loop, part, pretrained, remember, ticks, spread, to_memory, together, whole, windows"  # noqa: E501
+REVERSE = "from nldsl_torch.reverse import add_product, add_product_, attention_look, attention_pull, cross_entropy_back, decay_ends_back, gelu_curve, gelu_slope, greater, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
 FUNCTIONS = "from nldsl_torch.functions import again, region, reversible, taped"
 
 
@@ -68,7 +75,8 @@ def build_source(units: Mapping[str, Unit], types: Mapping[str, dict[str, Any]],
     if standalone:
         out += [_primitives(), ""]
     else:
-        out += ["import torch", "from torch import Tensor", "from torch.nn import functional as F", "", RUNTIME, MATRICES, STREAMS, FUNCTIONS, REVERSE, ""]
+        torch_too = ["import torch", "from torch import Tensor", "from torch.nn import functional as F"]
+        out += [*torch_too, "", RUNTIME, MATRICES, WORDS, STREAMS, FUNCTIONS, REVERSE, ""]
     if any(True for k in found for p in units[k].params for _ in values(p.init)):
         # A standalone file looks for them beside itself.
         here = "os.path.dirname(os.path.abspath(__file__))" if standalone else repr(os.path.abspath(folder(units[key])))
@@ -95,9 +103,9 @@ def _class_name(block: str, taken: set[str]) -> str:
 
 @cache
 def _primitives() -> str:
-    """The text of `runtime.py`, `matrices.py`, `streams.py`, `functions.py` and `reverse.py` as one prelude."""
+    """The text of the files that hold the primitives, as one prelude."""
     parts = []
-    for name in ("runtime.py", "matrices.py", "streams.py", "functions.py", "reverse.py"):
+    for name in ("runtime.py", "matrices.py", "words.py", "streams.py", "functions.py", "reverse.py"):
         text = (HERE / name).read_text(encoding="utf-8")
         _, _, rest = text.partition("from __future__ import annotations\n")
         parts.append(f"# --- {name} " + "-" * 80 + "\n" + rest.strip("\n"))

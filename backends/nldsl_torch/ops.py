@@ -133,6 +133,10 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
             return f"F.one_hot({text(e.args[0])}, {literal(result.shape[0])}).to({text(e.args[1])}.dtype)"
         case "cast":
             return f"{text(e.args[0])}.to({text(e.args[1])}.dtype)"
+        case "turn" | "turn_back":
+            return f"{e.op}({aligned(0)}, {aligned(1)})"
+        case "tap":
+            return f"{text(e.args[0])}[..., 0]"
         case "cross_entropy":
             return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
     raise NotImplementedError(e.op)

@@ -12,10 +12,11 @@ from nldsl.lower.order import ordered
 from nldsl.lower.plan import Form
 from nldsl.lower.rounding import is_rounded, rounded
 from nldsl.lower.schedule import Recurrence
-from nldsl.vocabulary import WORDS
+from nldsl.vocabulary import KEEPING, WORDS
 from nldsl_torch import ops
 from nldsl_torch.body import CHUNK_LOCALS, Body, Names
 from nldsl_torch.chunks import Chunks, stream_atoms
+from nldsl_torch.keeping import Keeping, first_values
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class RecurrenceWriter:
         self.clocked = any(s.every > 1 or s.reset is not None for s in self.states.values())
         self.rounded = rounded(unit, types)
         self.folds = [e for e in step.equations if e.op == "fold"]
+        self.kept = first_values(step.equations, types)
 
     # --- one tick --------------------------------------------------------------------------------
 
@@ -52,9 +54,12 @@ class RecurrenceWriter:
         names = Names()
         equations = ordered(self.step.equations)
         body = Body(names, self.types, {p.name for p in self.unit.params}, equations, {*self.step.outputs, *self.states}, self.rounded)
+        keeping = Keeping(body, {k: names.of(f"last {k}") for k in self.kept}, {k: names.of(k) for k in self.kept})
         for e in equations:
             if e.op == "fold":
                 self._fold(body, e)
+            elif e.op in KEEPING:
+                keeping.write(e)
             elif e.name in self.states and self.states[e.name].every > 1:
                 self._slow(body, e)
             elif e.name in self.states and is_rounded(e, self.rounded, self.types):
@@ -71,14 +76,15 @@ class RecurrenceWriter:
         fixed = [n for n in reads if n in self.static]
         registers = [f"last {s}" for s in self.states]
         accumulators = [f"sum {e.name}" for e in self.folds]
-        args = [names.of(n) for n in (*streams, *fixed)] + (["tick"] if self.clocked else []) + [names.of(n) for n in (*registers, *accumulators)]
+        kept = [names.of(f"last {k}") for k in self.kept]
+        args = [names.of(n) for n in (*streams, *fixed)] + (["tick"] if self.clocked else []) + [names.of(n) for n in (*registers, *accumulators)] + kept
         head = [f"def {self.prefix}_tick({', '.join(args)}):", f'    """One tick of {self._what()}."""']
         resets = self.resets(names)
         if resets:
             firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None and s.base is None]
             head[0] = head[0].replace("):", f", {', '.join(firsts)}):")
         gives = [names.of(o) for o in self.step.outputs]
-        after = [names.of(s) for s in self.states] + [names.of(n) for n in accumulators]
+        after = [names.of(s) for s in self.states] + [names.of(n) for n in (*accumulators, *self.kept)]
         lines = head + [f"    {line}" for line in [*resets, *body.lines]]
         lines.append(f"    return {_tuple(gives)}, {_tuple(after)}")
         return Function(f"{self.prefix}_tick", lines, streams, fixed)

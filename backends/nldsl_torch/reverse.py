@@ -49,6 +49,35 @@ def cross_entropy_back(d: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     return (p - torch.nn.functional.one_hot(target, p.shape[-1]).to(p.dtype)) * d.unsqueeze(-1)
 
 
+def _weights(q: Tensor, k: Tensor, keys: Tensor, window: int | None) -> tuple[Tensor, int]:
+    """How much each of T queries looks at the pairs of P + T ticks, with a key of its own in the place of that of its tick; and P."""
+    T, P = q.shape[-2], keys.shape[-2] - q.shape[-2]
+    behind = torch.arange(P, P + T, device=q.device)[:, None] - torch.arange(P + T, device=q.device)
+    scores = torch.where(behind == 0, (q * k).sum(-1, keepdim=True), q @ keys.mT) * q.shape[-1] ** -0.5
+    return scores.masked_fill(behind < 0 if window is None else (behind < 0) | (behind >= window), -torch.inf).softmax(-1), P
+
+
+def attention_look(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+    """What a store gives T queries [.., T, d], with pairs k, v of their own in the place of those of their ticks.
+
+    `keys` and `values` [.., P + T, d] are kept of the ticks before and of these.
+    """
+    p, P = _weights(q, k, keys, window)
+    return p @ values + p.diagonal(P, -2, -1).unsqueeze(-1) * (v - values[..., P:, :])
+
+
+def attention_pull(side: int, q: Tensor, k: Tensor, v: Tensor, c: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+    """At each tick the gradient of <c, y>, y = attention_look(q, k, v, ..), with respect to q, k or v, by the number of the side."""
+    p, P = _weights(q, k, keys, window)
+    if side == 2:
+        return p.diagonal(P, -2, -1).unsqueeze(-1) * c
+    own = torch.arange(q.shape[-2], device=q.device)[:, None] + P == torch.arange(keys.shape[-2], device=q.device)
+    meant = p * torch.where(own, (c * v).sum(-1, keepdim=True), c @ values.mT)
+    g = (meant - p * meant.sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
+    mine = g.diagonal(P, -2, -1).unsqueeze(-1)
+    return mine * q if side == 1 else g @ keys + mine * (k - keys[..., P:, :])
+
+
 def gelu_slope(x: Tensor) -> Tensor:
     """The derivative of gelu."""
     return torch.ops.aten.gelu_backward(torch.ones_like(x), x)

@@ -15,10 +15,13 @@ from nldsl.names import identifier
 from nldsl_torch import ops
 from nldsl_torch.body import Body, Names, renamed, worth_fusing
 from nldsl_torch.initial import size
+from nldsl_torch.keeping import extents, first_values, own_axes
+from nldsl_torch.keeping import first as first_of
+from nldsl_torch.keeping import past as past_of
 from nldsl_torch.recurrence import RecurrenceWriter, affine_text
 from nldsl_torch.windows import WindowWriter
 
-TEMPORAL = {"delay", "conv", "count", "rope"}
+TEMPORAL = {"delay", "conv", "count", "angles"}
 
 
 @dataclass
@@ -52,7 +55,7 @@ class StepWriter:
         self.static = self._static()
         self.rounded = rounded(unit, self.types)
         self.names = Names()
-        self.ticks = any(e.op in ("count", "rope") for e in unit.equations) or any(
+        self.ticks = any(e.op in ("count", "angles") for e in unit.equations) or any(
             s.every > 1 or s.reset is not None for s in unit.states
         )
 
@@ -151,20 +154,18 @@ class StepWriter:
             body.lines.append(f"{name} = {number if every == 1 else f'(({number} - {offset}) // {every} + {int(offset > 0)})'}{wide}")
             return True
         source = body.text(e.args[0])
+        if e.op == "angles":
+            some = self.unit.inputs[0].name
+            body.reads[some] = None
+            body.lines.append(f"{name} = angles({source}, {ops.literal(e.attr('size'))}, ticks({body.names.of(some)}, tick))")
+            return True
         if isinstance(e.args[0], Num) or e.args[0].name in self.static:
             source = self._everywhere(body, e.args[0], source)
-        if e.op == "rope":
-            body.lines.append(f"{name} = rope({source}, ticks({source}, tick))")
-            return True
-        key = f"{e.name}:past"
+        key = past_of(e)
         past = pasts.setdefault(key, body.names.of(key))
-        given = self.types[e.args[0].name] if not isinstance(e.args[0], Num) else Type("real")
-        length = e.attr("ticks") - (1 if e.op == "conv" else 0)
-        shape = "".join(f", {n}" for n in size(given))
-        dtype = {"int": ", dtype=torch.int64", "bool": ", dtype=torch.bool"}.get(given.kind, "")
-        self.carried[key] = f"z.new_zeros(batch, {length}{shape}{dtype})"
+        self.carried |= first_values([e], self.types)
         if e.op == "conv":
-            body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past}, {e.attr('ticks')})")
+            body.lines.append(f"{name}, {past} = causal_conv({source}, {body.text(e.args[1])}, {past}, {e.attr('ticks')}{first_of(e)})")
         else:
             body.lines.append(f"{name}, {past} = delay({source}, {past})")
         return False
@@ -194,10 +195,11 @@ class StepWriter:
         sums = [f"{e.name}:sum" for e in writer.folds]
         for e in writer.folds:
             self.carried[f"{e.name}:sum"] = f"z.new_zeros(batch{''.join(f', {n}' for n in size(self.types[e.name]))})"
+        self.carried |= writer.kept
         outs = [self.local(o) for o in step.outputs]
         first = [f'self.initial_state(B)["{s.name}"]' for s in writer.states.values() if s.reset is not None and s.base is None]
         fixed = [self.local(f) for f in tick.fixed]
-        keys = [self.plan.same.get(k, k) for k in states] + sums
+        keys = [self.plan.same.get(k, k) for k in states] + sums + [*writer.kept]
         self.forward.append(f"# {', '.join(states)}: {form.name}")
         indent = ""
         if form.name != "loop":
@@ -324,21 +326,20 @@ class StepWriter:
     def _attention(self, e: Equation) -> None:
         """Keys and values are kept as often as the store stands there; its reads may be in more copies."""
         result = self.types[e.name]
-        own = tuple(a for a in result.axes if any(a in self.type_of(x).axes for x in e.args[1:]))
-        store, window = e.attr("memory"), e.attr("window")
+        own, window = own_axes(e, self.types), e.attr("window")
+        store = e.attr("memory")
 
         def moved(atom: Atom, axes: tuple[Axis, ...]) -> str:
             given = self.type_of(atom)
             value = self.value(atom) + (".to(self._like.dtype)" if isinstance(atom, Ref) and atom.name in self.rounded else "")
-            return f"to_memory({ops.align(value, given, Type('real', given.shape, axes))}, (B, T{_sizes(axes)}))"
+            return f"to_memory({ops.align(value, given, Type('real', given.shape, axes))}, (B, T{extents(axes)}))"
 
-        for key, atom in ((f"{store}:key", e.args[1]), (f"{store}:value", e.args[2])):
-            self.carried[key] = f"z.new_zeros(batch{_sizes(own)}, 0, {ops.literal(self.type_of(atom).shape[0])})"
+        self.carried |= first_values([e], self.types)
         say = self.forward.append
         say(f"# {store}: store, {e.span.where}")
         say(f"k_, v_ = {moved(e.args[1], own)}, {moved(e.args[2], own)}")
         more = "".join(f".unsqueeze({1 + n})" for n, a in enumerate(result.axes) if a not in own)
-        wide = f"{more}.expand(B{_sizes(result.axes)}, -1, -1)" if more else ""
+        wide = f"{more}.expand(B{extents(result.axes)}, -1, -1)" if more else ""
         past = f'(state["{store}:key"]{wide}, state["{store}:value"]{wide})'
         read = f"window_attention({moved(e.args[0], result.axes)}, k_{wide}, v_{wide}, {window}, None, {past})"
         say(f"{self.local(e.name)} = from_memory({read}, {len(result.axes)})")
@@ -353,7 +354,3 @@ class StepWriter:
         self.forward.append(f'new |= whole(part_, "{attr}.")')
         for o in i.outputs:
             self.forward.append(f"{self.local(f'{i.name}.{o}')} = y_" + (f'["{o}"]' if len(i.outputs) > 1 else ""))
-
-
-def _sizes(axes: tuple[Axis, ...]) -> str:
-    return "".join(f", {ops.literal(a.size)}" for a in axes)

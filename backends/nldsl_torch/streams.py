@@ -11,106 +11,17 @@ import os
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
-def _wider(x: Tensor) -> Tensor:
-    """Half precision raised to float32."""
-    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+def causal_conv(x: Tensor, weight: Tensor, past: Tensor, n: int, first: int = 0) -> tuple[Tensor, Tensor]:
+    """sum_j weight[.., j] x[t - j] per channel: x [B, T, .., d], weight [.., d, n], past [B, n - 1, .., d] -> the same and the new past.
 
-
-def unit(x: Tensor) -> Tensor:
-    """x / sqrt(sum x^2 + 1e-6) over the last dimension; in half precision rounded once."""
-    w = _wider(x)
-    return (w * ((w * w).sum(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
-
-
-def norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean x^2 + 1e-6) over the last dimension; in half precision rounded once."""
-    w = _wider(x)
-    return (w * ((w * w).mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
-
-
-class _OfResult(torch.autograd.Function):
-    """A function with a gradient that is computed from its result."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def setup_context(ctx, inputs, output: Tensor) -> None:
-        ctx.save_for_backward(output)
-
-
-class _Inverse(_OfResult):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return 1.0 / x
-
-    @staticmethod
-    def backward(ctx, d: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return -(d * y) * y
-
-
-def inverse(x: Tensor) -> Tensor:
-    """1 / x. Its gradient never holds 1 / x^2 alone, which overflows where what is divided by x is small like x."""
-    return _Inverse.apply(x)
-
-
-class _Root(_OfResult):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.sqrt()
-
-    @staticmethod
-    def backward(ctx, d: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return d * 0.5 / torch.where(y == 0, float("inf"), y)
-
-
-def root(x: Tensor) -> Tensor:
-    """The square root, with slope 0 at 0: sqrt(x * x) is abs(x)."""
-    return _Root.apply(x)
-
-
-def _like(number: float, x: Tensor) -> Tensor:
-    return x.new_full((), number, dtype=x.dtype if x.is_floating_point() else torch.get_default_dtype())
-
-
-def at_least(x: Tensor, number: float) -> Tensor:
-    """max(x, number), with slope 1/2 where they are equal."""
-    return torch.maximum(x, _like(number, x))
-
-
-def at_most(x: Tensor, number: float) -> Tensor:
-    """min(x, number), with slope 1/2 where they are equal."""
-    return torch.minimum(x, _like(number, x))
-
-
-def gelu_pull(c: Tensor, x: Tensor) -> Tensor:
-    """c times the derivative of gelu at x."""
-    return torch.ops.aten.gelu_backward(*torch.broadcast_tensors(c, x))
-
-
-def apply(operator: Tensor, x: Tensor) -> Tensor:
-    """operator [.., out, in] of x [.., in], in the wider dtype of the two."""
-    if operator.dtype != x.dtype:
-        dtype = torch.promote_types(operator.dtype, x.dtype)
-        operator, x = operator.to(dtype), x.to(dtype)
-    return (operator @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(logits)[target] at every tick: logits [.., n], target [..]."""
-    return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
-
-
-def causal_conv(x: Tensor, weight: Tensor, past: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """sum_j weight[.., j] x[t - j] per channel: x [B, T, .., d], weight [.., d, n], past [B, n - 1, .., d] -> the same and the new past."""
+    Without the terms before the `first`.
+    """
     T = x.shape[1]
     x = torch.cat([past, x], 1)
-    y = x[:, n - 1 :] * weight[..., 0]
-    for j in range(1, n):
+    y = x[:, n - 1 - first : n - 1 - first + T] * weight[..., first]
+    for j in range(first + 1, n):
         y = y + x[:, n - 1 - j : n - 1 - j + T] * weight[..., j]
     return y, x[:, T:]
 
@@ -125,16 +36,6 @@ def delay(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
 def ticks(x: Tensor, start: Tensor) -> Tensor:
     """The number of each tick of a stream, from 1, as [B, T]; `start` is how many there were before."""
     return (torch.arange(1, x.shape[1] + 1, device=x.device) + start).expand(x.shape[0], -1)
-
-
-def rope(x: Tensor, tick: Tensor) -> Tensor:
-    """Pairs (x_i, x_{i + n/2}) turned by t * 10000^(-2 i / n): x [B, T, .., n], tick [B, T] from 1 (angle 0 at the first)."""
-    n = x.shape[-1] // 2
-    rate = 10000.0 ** (-torch.arange(n, device=x.device, dtype=torch.float64) / n)
-    angle = ((tick - 1).to(torch.float64)[..., None] * rate).view(*tick.shape, *[1] * (x.dim() - 3), n)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :n], x[..., n : 2 * n]
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * n :]], -1)
 
 
 def to_memory(x: Tensor, lead: tuple[int, ...]) -> Tensor:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from nldsl.core import Atom, Last, Num, Ref, State, Type
+from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type
 from nldsl.dims import Dim
 from nldsl.lower.affine import Vector
 from nldsl.lower.numbers import number
 from nldsl.lower.plan import Form, machine_inputs, operators_of
 from nldsl.lower.scan import Scan
-from nldsl.lower.schedule import Recurrence, Region
+from nldsl.lower.schedule import Attention, Recurrence, Region
 from nldsl.lower.windows import held
+from nldsl.vocabulary import KEEPING
 from nldsl_torch import ops
 from nldsl_torch.adjoint import Adjoint
 from nldsl_torch.adjoint_lines import made
 from nldsl_torch.body import Body, Names
+from nldsl_torch.keeping import Keeping
 from nldsl_torch.kernels import tight
 from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text, due
 from nldsl_torch.window_ends import TIME, WindowEnds
@@ -54,13 +56,22 @@ class WindowWriter(WindowEnds):
         self.wide |= {n: self.types[n] for n in operators}
         self.wide |= {s.name: self.types[s.name] for s in self.cut.slow}
         self.body = Body(self.names, self.wide, {p.name for p in self.unit.params}, self.cut.inside, self._kept(), self.rounded)
+        self.keeping = Keeping(self.body, {k: self.names.of(f"last {k}") for k in self.kept}, {k: self.final(k) for k in self.kept}, TIME)
         for step in self.form.steps:
             if isinstance(step, Region):
                 for e in step.equations:
-                    self.body.equation(e)
+                    self._stream(e)
+            elif isinstance(step, Attention):
+                self._stream(step.equation)
             elif isinstance(step, Recurrence):
                 self._recurrent(step, self.form.forms[step.states[0]])
         return self._assemble()
+
+    def _stream(self, e: Equation) -> None:
+        if e.op in KEEPING:
+            self.keeping.write(e)
+        else:
+            self.body.equation(e)
 
     def _taken(self) -> set[str]:
         """Names that the forms inside read."""
@@ -240,7 +251,7 @@ class WindowWriter(WindowEnds):
         streams = sorted((n for n in reads if n not in self.static), key=lambda n: not _mentions(text, names.of(n)))
         inside = [n for n in streams if _mentions(text, names.of(n))]
         fixed = [n for n in reads if n in self.static and _mentions(text, names.of(n))]
-        order = [s.name for s in self.states.values()] + list(self.cut.sums.values())
+        order = [s.name for s in self.states.values()] + list(self.cut.sums.values()) + [*self.kept]
         resets, given, starts = self._starts(order)
         firsts = [names.of(f"first {s.name}") for s in self.states.values() if s.reset is not None and s.base is None]
         needed = self._ahead(streams)
@@ -248,6 +259,7 @@ class WindowWriter(WindowEnds):
         self.inside = len(inside)
         gives = [self._output(n) for n in self.step.outputs if n not in self.lates]
         states = [after[s.name] if s.name in slow else self.final(s.name) for s in self.states.values()] + [sums[t] for t in self.cut.sums.values()]
+        states += [self.final(k) for k in self.kept]
         calls = self._parts([*taken, *starts, *needed], tail, [*gives, *states], starts[0])
         lines = [f"def {self.prefix}_window({', '.join(['tick', 'n_', *taken, *given, *firsts, *needed])}):",
                  f'    """The ticks of one window of {self._what()}, from tick number `tick` on."""',
@@ -266,9 +278,11 @@ class WindowWriter(WindowEnds):
             return [*ends, f"{', '.join(outputs)}, = {self.prefix}_inside({', '.join([*numbers, *args])})"]
         text = "\n".join((*tail, *outputs))
         between = sorted(n for n in made(lines) if _mentions(text, n))
-        self.also += self._function("inside", ["n_"], args, [batch, *lines], between, f"One window of {what}, but for its end.", self.names)
-        return [f"{', '.join(between)}, = {self.prefix}_inside({', '.join(['n_', *args])})",
-                *([batch] if _mentions(text, "B") else []), "done = tick + n_", *tail]  # fmt: skip
+        calls = [batch] if _mentions(text, "B") else []
+        if between:  # otherwise all that there is stands at the end
+            self.also += self._function("inside", ["n_"], args, [batch, *lines], between, f"One window of {what}, but for its end.", self.names)
+            calls = [f"{', '.join(between)}, = {self.prefix}_inside({', '.join(['n_', *args])})", *calls]
+        return [*calls, "done = tick + n_", *tail]
 
     def _fires(self, *slow: State) -> str:
         """Whether one of these states steps at the end of a window."""

@@ -60,9 +60,10 @@ PAGES = {
     "NL409": error(
         "an objective beyond its tick",
         "An objective may be a stream that reads its memory, through anything between them within a tick, steps of other"
-        " memories too, but not through what gathers ticks: a convolution, a delay, a store, a folded gradient.",
-        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  e = sqnorm(delay(last F(k), 1) - x)\n  out y = F(k)\n}",
-        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  e = sqnorm(last F(delay(k, 1)) - x)\n  out y = F(k)\n}",
+        " memories too, through convolutions, delays and stores, of which the past is given. But an objective that is written as an"
+        " expression of its memory keeps nothing from tick to tick, and no objective passes the folded gradient of another memory.",
+        _HEAD + "  memory F : d -> d { minimize sqnorm(conv(F(k), 2) - x) by gd(0.1) }\n  out y = F(k)\n}",
+        _HEAD + "  memory F : d -> d { minimize e by gd(0.1) }\n  e = sqnorm(conv(last F(k), 2) - x)\n  out y = F(k)\n}",
     ),
     "NL410": warning(
         "a memory that nothing reads",

@@ -2,6 +2,10 @@
 
 from nldsl.catalogue.page import error, warning
 
+_TABLE = (
+    "block all(d) {\n  each h in 2 { in q : real[d] }\n  out y = flatten(q)\n}\nblock b(d) {\n  in x : real[d]\n  param W : 2 * d -> d\n"
+    "  memory m : real[2 * d] = 0 { update 0.5 * last m + u }\n  each h in 2 { p = x + W(last m) }\n"
+)
 PAGES = {
     "NL301": error(
         "not a clock",
@@ -55,10 +59,10 @@ PAGES = {
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update 0.9 * last S + outer(last S(x), x) }\n  out y = S(x)\n}",
     ),
     "NL311": error(
-        "a store or a window of ticks in a recurrence",
-        "A store, `delay`, `conv` and `rope` run over all ticks at once. Their arguments cannot depend on their result, not even through"
-        " `last`. Move them before or behind the recurrence.",
-        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update x + 0.5 * delay(last m, 1) }\n  out y = m\n}",
-        "block b(d) {\n  in x : real[d]\n  memory m : real[d] = 0 { update x + 0.5 * last u }\n  u = last m\n  out y = m\n}",
+        "a block with inputs in copies in a recurrence",
+        "A block that is used in a recurrence is written out. One whose inputs stand in an `each` of its own cannot be, so its"
+        " arguments cannot depend on its result, not even through `last`. Write its body in place.",
+        _TABLE + "  u = all(p)\n  out y = m\n}",
+        _TABLE + "  u = flatten(p)\n  out y = m\n}",
     ),
 }

@@ -1,18 +1,18 @@
-"""Recurrences: what a value is computed from over any number of ticks holds no block, no store and no window of ticks.
+"""Recurrences: what a value is computed from over any number of ticks holds no block that is a function of whole streams.
 
-Refused:   memory m : real[d] { update 0.5 * last m + half(last m) }     with a block `half`
-           memory m : real[d] { update 0.5 * last m + delay(m, 2) }
-Accepted:  z = half(x)  memory m : real[d] { update 0.5 * last m + z }
-
-Blocks, stores, `delay`, `conv` and `rope` run over all ticks at once, so a recurrence stands before or behind them.
+Calls of blocks in a recurrence are written out (elaborate/instances.py); a block whose inputs stand in copies of its own cannot be.
 All reads of one operator memory belong to its recurrence, and so does a memory that goes back to it: none of these stands between.
 
 >>> from nldsl.pipeline import check_source
 >>> from nldsl.source import Source
->>> text = "block b(d) { in x : real[d]  memory m : real[d] { update 0.5 * last m + delay(%s, 2) }  out y = m }"
+>>> text = "block all(d) { each h in 2 { in q : real[d] }  out y = flatten(q) }\\n" \\
+...        "block b(d) { in x : real[d]  param W : 2 * d -> d  memory m : real[2 * d] = 0 { update 0.5 * last m + u } " \\
+...        "each h in 2 { p = x + W(%s) }  u = all(p)  out y = m }"
 >>> [d.code for d in check_source(Source("b.nl", text % "last m")).errors]
 ['NL311']
->>> check_source(Source("b.nl", text % "x")).errors
+>>> check_source(Source("b.nl", text % "flatten(p)")).errors[0].code
+'NL310'
+>>> check_source(Source("b.nl", (text % "last m").replace("all(p)", "flatten(p)"))).errors
 ()
 """
 
@@ -26,35 +26,21 @@ from nldsl.check.shapes import Types
 from nldsl.core import Atom, Instance, Last, Num, Ref, Unit
 from nldsl.diagnostics import Diagnostic, Label
 
-# Operations that need all ticks of their argument, and what to write instead on a cycle.
-WHOLE = {
-    "attend": "read and fill the store outside the recurrence",
-    "delay": "`last` of a named stream is one tick before, a `last` of that one is two",
-    "conv": "a sum over `last` of named streams",
-    "rope": "apply `rope` outside the recurrence",
-}
-
 
 def recurrences(unit: Unit, types: Types) -> list[Diagnostic]:
-    """NL311 for each block instance and each operation over ticks that its own result reaches again, now or later."""
-    found, told = [], set()
-    for reading, edges, ring, name in _rings(unit, types):
-        place = reading.instances[name].span if name in reading.instances else reading.equations[name].span
-        if (place.start, place.end) not in told:
-            told.add((place.start, place.end))
-            found.append(_report(reading, edges, shortest_cycle(edges, ring, name)))
-    return found
+    """NL311 for each block instance that its own result reaches again, now or later."""
+    return [_report(reading, edges, shortest_cycle(edges, ring, name)) for reading, edges, ring, name in _rings(unit, types)]
 
 
 def blocks(unit: Unit, types: Types) -> list[Instance]:
     """The instances that are part of a recurrence, where a function of whole streams cannot stand."""
-    return [reading.instances[name] for reading, _, _, name in _rings(unit, types) if name in reading.instances]
+    return [reading.instances[name] for reading, _, _, name in _rings(unit, types)]
 
 
 def _rings(unit: Unit, types: Types) -> Iterator[tuple[Reading, dict[str, dict[str, Atom]], set[str], str]]:
-    """Each recurrence with what needs all ticks in it: what reads what, its names, and one of these."""
+    """Each recurrence with instances in it: what reads what, its names, and one of these."""
     reading = Reading.of(unit)
-    whole = set(reading.instances) | {n for n, e in reading.equations.items() if e.op in WHOLE}
+    whole = set(reading.instances)
     if not whole:
         return
     names = reading.equations.keys() | reading.instances.keys()
@@ -96,24 +82,16 @@ def _operators(reading: Reading, unit: Unit, types: Types) -> set[str]:
 def _report(reading: Reading, edges: dict[str, dict[str, Atom]], cycle: list[str]) -> Diagnostic:
     """The cycle starts with what cannot be in it."""
     name = cycle[0]
-    if name in reading.instances:
-        instance = reading.instances[name]
-        span, shown_as, what = instance.span, f"`{instance.block}(...)`", f"a block cannot be part of a recurrence yet: `{instance.block}`"
-        help = f"write the body of `{instance.block}` in place"
-    else:
-        equation = reading.equations[name]
-        memory = equation.attr("memory")
-        word = f"the store `{memory}`" if equation.op == "attend" else f"`{equation.op}`"
-        span, shown_as, help = equation.span, f"`{memory or equation.op}(...)`", WHOLE[equation.op]
-        what = f"{word} cannot be part of a recurrence"
-    text, labels = [shown_as], [Label(span, "its result reaches it again")]
+    instance = reading.instances[name]
+    text, labels = [f"`{instance.block}(...)`"], [Label(instance.span, "its result reaches it again")]
     for reader, read in zip(cycle, [*cycle[1:], name], strict=True):
         atom = edges[reader][read]
         if read == name:
-            text.append(shown_as)
+            text.append(text[0])
         elif shown(read):
             text.append(f"`last {read}`" if isinstance(atom, Last) else f"`{read}`")
-        if isinstance(atom, Last) and atom.span.source is span.source:
+        if isinstance(atom, Last) and atom.span.source is instance.span.source:
             labels.append(Label(atom.span, f"the value of `{read}` before this tick" if shown(read) else ""))
-    return Diagnostic("NL311", what, tuple(labels[:6]), expected="arguments that do not depend on its result, not even through `last`",
-                      found=" reads ".join(text), help=help)  # fmt: skip
+    return Diagnostic("NL311", f"this block cannot be part of a recurrence: `{instance.block}`", tuple(labels[:6]),
+                      expected="arguments that do not depend on its result, not even through `last`, or a block whose inputs stand outside every `each`",
+                      found=" reads ".join(text), help=f"write the body of `{instance.block}` in place")  # fmt: skip

@@ -179,7 +179,7 @@ class _Shapes:
     def _typed(self, equation: Equation, types: Mapping[str, Type]) -> Type | None:
         """The type of an equation, or None when an argument has none or the rule refused (and was reported)."""
         if equation.op == "conv":
-            return self._convolution(equation)
+            return self._convolution(equation, types)
         if equation.op == "grad" and (state := self.states.get(equation.attr("memory"))) is not None:
             return self._gradient(equation, state.type, types)
         args = [Type("real") if isinstance(a, Num) else types.get(a.name) for a in equation.args]
@@ -200,10 +200,10 @@ class _Shapes:
             self._report("NL202", wrong.message, equation, wrong.index, wrong.expected, wrong.found)
             return None
 
-    def _convolution(self, equation: Equation) -> Type | None:
+    def _convolution(self, equation: Equation, types: Mapping[str, Type]) -> Type | None:
         source, filter = equation.args
         assert isinstance(filter, Ref) and not isinstance(source, Num)
-        stream = self.types.get(source.name)
+        stream = types.get(source.name)
         if stream is None:
             return None
         ticks = next(p.type.shape[0] for p in self.unit.params if p.name == filter.name)

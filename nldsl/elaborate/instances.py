@@ -17,6 +17,7 @@ from nldsl.elaborate.builder import Builder, Place
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.memories import Memories
 from nldsl.elaborate.scope import Constant, Scope, Stream
+from nldsl.names import identifier
 from nldsl.source import Span
 
 
@@ -88,6 +89,8 @@ class Instances(Memories):
     ) -> Mapping[str, Atom]:
         name = self.b.fresh(self.prefix + block.name)
         if place in self.places:
+            # With no point but those of the blocks around: `a.1.S` would be a state `1.S` of the instance `a`.
+            name = self.prefix + identifier(name.removeprefix(self.prefix))
             return self._written(block, name, dict(args), expr.span, place, key, scope)
         if scope.axes:
             self.wanted.add(place)

@@ -3,7 +3,7 @@
     y = head(last F(h))    e = cross_entropy(y, t)    memory F { minimize e by gd(0.1) }
 
 The gradient of `e` with respect to F passes everything between them within the tick: the outer loss as an objective,
-NL (71).
+NL (71). What `delay`, `conv` and stores have kept from earlier ticks is given, as what other memories have learned is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from nldsl.diagnostics import Label
 from nldsl.elaborate.builder import Builder, Place, read_by
 from nldsl.lower.order import ordered
 from nldsl.source import Span
-
-PAST = {"fold", "delay", "conv", "attend"}  # what they give depends on other ticks
+from nldsl.vocabulary import KEEPING
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,14 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
         return None
     needed = _ancestors(equations, target.name)
     way = [e for e in leads.values() if e.name in needed]
-    if passes_time(b, place.memory, way, objective.span, f"stop({objective.span.text})"):
+    if passes_time(b, place.memory, [e for e in way if e.op not in KEEPING], objective.span, f"stop({objective.span.text})"):
         return None
 
     def seen(e: Equation) -> Equation:
-        """With the variable in the place of the state, in objectives of other memories on the way too."""
+        """With the variable in the place of the state, in objectives of other memories on the way too; `of` is what keeps the past."""
         args = tuple(Ref(objective.self, a.span) if isinstance(a, Last) and a.name == place.state else a for a in e.args)
+        if e.op in KEEPING:
+            return replace(e, args=args, attrs=(*e.attrs, ("of", e.name)))
         inner = e.attr("objective")
         if inner is None:
             return replace(e, args=args)
@@ -116,7 +117,7 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
 def passes_time(b: Builder, memory: str, way: Sequence[Equation], span: Span, help: str | None) -> bool:
     """Report it if something on the way from a memory to its objective depends on other ticks."""
     held = {s.name for s in b.states} if help is None else set[str]()
-    wrong = next((e for e in way if e.op in PAST or e.name in held), None)
+    wrong = next((e for e in way if e.op in KEEPING | {"fold"} or e.name in held), None)
     if wrong is not None:
         b.report("NL409", f"the way from `{memory}` to its objective passes what is kept from tick to tick", span,
                  Label(wrong.span, "it gathers ticks"), expected="streams of one tick between them", help=help)  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from nldsl.core import Atom, Equation, Last, Num, Ref
 from nldsl.lower.rewrite import Rewriter
 from nldsl.source import Span
-from nldsl.vocabulary import is_number
+from nldsl.vocabulary import KEEPING, is_number
 
 
 class NotLinear(Exception):
@@ -26,7 +26,9 @@ class NotLinear(Exception):
 
 
 def alone(e: Equation) -> None:
-    """The algebra is that of one sequence."""
+    """The algebra is that of one sequence, and of memories."""
+    if e.op in KEEPING:
+        raise NotLinear("what it keeps of earlier ticks takes part in it", e.span)
     if e.op == "pool":
         raise NotLinear("at every tick it learns from the other sequences of the batch", e.span)
 

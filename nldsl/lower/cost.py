@@ -62,7 +62,7 @@ def equation_flops(e: Equation, types: dict[str, Type]) -> Dim:
             return entries(result)
         case "dot" | "sqnorm" | "sum" | "mean":
             return Dim.of(2) * entries(args[0])
-        case "unit" | "norm" | "softmax" | "silu" | "gelu" | "sigmoid" | "softplus" | "exp" | "log" | "tanh" | "rope":
+        case "unit" | "norm" | "softmax" | "silu" | "gelu" | "sigmoid" | "softplus" | "exp" | "log" | "tanh" | "turn" | "turn_back":
             return Dim.of(4) * entries(result)
     return Dim.of(0)
 

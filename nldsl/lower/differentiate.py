@@ -16,6 +16,7 @@ from nldsl.dims import Dim
 from nldsl.lower.numbers import number
 from nldsl.lower.order import ordered
 from nldsl.lower.rewrite import Rewriter, retyped
+from nldsl.lower.turns import turned
 from nldsl.vocabulary import is_number
 
 
@@ -76,8 +77,33 @@ def _explicit(work: Rewriter, objective: Objective) -> Objective:
     return replace(objective, equations=tuple(parts))
 
 
+def _today(work: Rewriter, objective: Objective) -> Objective:
+    """An objective that no longer looks at earlier ticks: a delay is what it is, whatever the variable; a convolution has a part of this tick."""
+    parts: list[Equation] = []
+    for part in objective.equations:
+        kept = part.attr("of")
+        if part.op == "conv":
+            taps, past = _apart(work, kept)
+            now = work.fresh(f"{part.name}.now")
+            parts += [Equation(now, "mul", (taps, part.args[0]), part.span), Equation(part.name, "add", (Ref(now), past), part.span)]
+        elif part.op != "delay":
+            parts.append(part)
+    return replace(objective, equations=tuple(parts))
+
+
+def _apart(work: Rewriter, name: str) -> tuple[Atom, Atom]:
+    """Cut a convolution of the unit: the weights of this tick, and the part of earlier ones."""
+    before = f"{name}.before"
+    e = work.equations[before if before in work.equations else name]
+    taps = work.at(e.span).emit("tap", e.args[1])
+    if e.name == name:
+        work.define(before, "conv", e.args, **dict(e.attrs), first=1)
+        work.define(name, "add", (work.mul(taps, e.args[0]), Ref(before)))
+    return taps, Ref(before)
+
+
 def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
-    objective = _explicit(work, objective)
+    objective = _today(work, _explicit(work, objective))
     work.at(equation.span)
     (at,) = equation.args
     memory = equation.name
@@ -91,7 +117,8 @@ def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
     for part in objective.equations:
         args = tuple(seen(a) for a in part.args)
         work.at(part.span)
-        copy = work.define(work.fresh(f"{memory}.{part.op}"), part.op, args, **dict(part.attrs))
+        name = work.fresh(f"{memory}.{part.op}")
+        copy = turned(work, name, args[0]) if part.op == "rope" else work.define(name, part.op, args, **dict(part.attrs))
         names[part.name] = copy
         body.append((part, work.equations[copy.name]))
     work.at(equation.span)
@@ -142,7 +169,7 @@ def _summed(work: Rewriter, value: Atom, axis: Axis) -> Atom:
 
 ENTRYWISE = {"neg", "copy", "exp", "log", "sqrt", "abs", "tanh", "sigmoid", "softplus", "silu", "relu", "stop", "unit", "norm", "softmax", "bfloat16"}
 
-VECTORS = {"apply", "unit", "norm", "softmax"}  # what they give is a vector, of one entry too
+VECTORS = {"apply", "unit", "norm", "softmax", "attend"}  # what they give is a vector, of one entry too
 
 Pullback = Callable[[Rewriter, tuple[Atom, ...], Atom, Atom], Atom | None]
 # op -> one pullback an argument: (work, args, result, cotangent) -> cotangent of the argument; None passes nothing.
@@ -191,6 +218,8 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
         lambda w, a, y, c: w.emit("apply", w.emit("transpose", a[0]), c),
     ),
     "transpose": (lambda w, a, y, c: w.emit("transpose", c),),
+    "turn": (lambda w, a, y, c: w.emit("turn_back", c, a[1]), None),
+    "turn_back": (lambda w, a, y, c: w.emit("turn", c, a[1]), None),
     "matmul": (
         lambda w, a, y, c: w.emit("matmul", c, w.emit("transpose", a[1])),
         lambda w, a, y, c: w.emit("matmul", w.emit("transpose", a[0]), c),
@@ -217,15 +246,18 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
 
 
 def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotangent: Atom) -> Atom | None:
-    if part.op in ("gather", "ungather"):
-        axis = part.attr("axis")
-        return work.emit("ungather" if part.op == "gather" else "gather", cotangent, axis=axis)
-    if part.op == "pool" and index == 0:  # its own adjoint
-        return work.emit("pool", cotangent, forward.args[1], **dict(part.attrs))
+    if forward.op in ("gather", "ungather"):
+        axis = forward.attr("axis")
+        return work.emit("ungather" if forward.op == "gather" else "gather", cotangent, axis=axis)
+    if forward.op == "pool" and index == 0:  # its own adjoint
+        return work.emit("pool", cotangent, forward.args[1], **dict(forward.attrs))
     result = work.type(Ref(forward.name))
-    if isinstance(cotangent, Num) and is_number(result) and result.shape and part.op in VECTORS:
+    if isinstance(cotangent, Num) and is_number(result) and result.shape and forward.op in VECTORS:
         cotangent = work.emit("fill", cotangent, _shaped(work, Ref(forward.name)))
-    pullback = PULLBACKS.get(part.op, (None,) * len(part.args))[index]
+    if forward.op == "attend":
+        value = work.entry(cotangent, result)
+        return work.emit("attend_pull", *forward.args, value, side=index, **dict(forward.attrs))
+    pullback = PULLBACKS.get(forward.op, (None,) * len(forward.args))[index]
     if pullback is None:
         raise NotDifferentiable(part)
     return pullback(work, forward.args, Ref(forward.name, part.span), cotangent)
@@ -307,8 +339,9 @@ def _size(work: Rewriter, a: Atom) -> Atom:
 
 
 def prune(unit: Unit) -> Unit:
-    """Drop equations that no output, state or instance needs."""
+    """Drop equations that no output, state or instance needs; of a store that is only looked at, one read keeps the pairs."""
     defined = {e.name: e for e in unit.equations}
+    keepers = {e.attr("memory"): e.name for e in reversed(unit.equations) if e.op == "attend" and e.attr("of") is None}
     others = {s.name: [Last(n) for n in (s.base, s.begun) if n is not None] for s in unit.states}
     needed: set[str] = set()
     stack: list[Atom] = [atom for _, atom in unit.outputs]
@@ -317,7 +350,10 @@ def prune(unit: Unit) -> Unit:
         atom = stack.pop()
         if isinstance(atom, (Ref, Last)) and atom.name not in needed:
             needed.add(atom.name)
-            stack += defined[atom.name].args if atom.name in defined else ()
+            e = defined.get(atom.name)
+            stack += e.args if e is not None else ()
+            if e is not None and e.attr("of") is not None and e.op in ("attend", "attend_pull"):
+                stack.append(Ref(keepers[e.attr("memory")]))
             stack += others.get(atom.name, ())
     return replace(
         unit,

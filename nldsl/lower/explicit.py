@@ -1,4 +1,4 @@
-"""A unit without gradients: indices are columns, objectives are differentiated, implicit steps are solved."""
+"""A unit without gradients: indices are columns, rotations have their angles, objectives are differentiated, implicit steps are solved."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nldsl.diagnostics import Diagnostic, Label, NlError
 from nldsl.lower.affine import NotLinear
 from nldsl.lower.columns import columns
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
+from nldsl.lower.turns import turns
 
 
 def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
@@ -16,7 +17,7 @@ def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
     Raises:
         NlError: NL601, NL602.
     """
-    unit, types = columns(unit, types)
+    unit, types = turns(*columns(unit, types))
     reading = Reading.of(unit)
     implicit = any(e.op == "grad" and isinstance(e.args[0], Ref) and e.name in reading.ancestors(e.args[0].name) for e in unit.equations)
     try:

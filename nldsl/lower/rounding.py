@@ -31,6 +31,7 @@ def is_rounded(e: Equation, names: set[str] | frozenset[str], types: Mapping[str
         return True
     if e.op in HOLDING:
         return False
-    read = [a for a in (e.args[1:] if e.op == "where" else e.args) if not isinstance(a, Num) and types[a.name].kind in ("real", "map")]
+    given = e.args[1:] if e.op == "where" else e.args[:1] if e.op in ("turn", "turn_back") else e.args
+    read = [a for a in given if not isinstance(a, Num) and types[a.name].kind in ("real", "map")]
     wide = [a for a in read if not is_number(types[a.name])] or read
     return bool(wide) and all(isinstance(a, Ref) and a.name in names for a in wide)

@@ -107,6 +107,10 @@ def _graph(unit: Unit) -> tuple[nx.DiGraph, dict[str, Equation | Instance]]:
             if not isinstance(arg, Num) and arg.name in owner:
                 graph.add_edge(owner[arg.name], name)
     graph.add_edges_from((s.base, s.name) for s in unit.states if s.base is not None and s.base in nodes and s.name in nodes)
+    # Who looks at a store on the way to an objective sees what its reads keep.
+    looks = [e for e in unit.equations if e.op in ("attend", "attend_pull") and e.attr("of") is not None]
+    reads = [e for e in unit.equations if e.op == "attend" and e.attr("of") is None]
+    graph.add_edges_from((r.name, e.name) for e in looks for r in reads if r.attr("memory") == e.attr("memory"))
     return graph, nodes
 
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type, Unit
 from nldsl.lower.differentiate import prune
 from nldsl.lower.schedule import Recurrence, schedule, tick_order
+from nldsl.vocabulary import KEEPING
 
 ROUNDS = 64  # more copies of a memory than this are not made
 
@@ -74,7 +75,7 @@ def without_originals(unit: Unit, same: dict[str, str]) -> tuple[Unit, dict[str,
 def _copied(unit: Unit, types: dict[str, Type], step: Recurrence) -> tuple[Unit, dict[str, Type], dict[str, str]] | None:
     """The unit with copies of one recurrence, or None where its reads do not wait for each other."""
     states = [s for s in unit.states if s.name in step.states]
-    if any(s.every > 1 or s.reset is not None or types[s.name].kind != "map" for s in states):
+    if any(e.op in KEEPING for e in step.equations) or any(s.every > 1 or s.reset is not None or types[s.name].kind != "map" for s in states):
         return None
     inside = {e.name: e for e in step.equations}
     core = _ancestors(inside, [s.name for s in states])

@@ -19,6 +19,7 @@ from nldsl.core import Atom, Equation, Last, Num, Ref, State, Type, Unit
 from nldsl.lower.affine import NotLinear
 from nldsl.lower.order import ordered
 from nldsl.lower.schedule import Recurrence
+from nldsl.vocabulary import KEEPING
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def cut(step: Recurrence, states: Mapping[str, State], types: Mapping[str, Type]
     equations = {e.name: e for e in step.equations}
     folds = [e for e in step.equations if e.op == "fold"]
     wanted = [s.name for s in own if s.name not in slow] + [a.name for e in folds for a in e.args if isinstance(a, Ref)]
+    wanted += [e.name for e in step.equations if e.op in KEEPING]  # they have to see every tick
     targets = [*(n for n in step.outputs if n not in slow), *(n for n in read if n in equations)]
     within = _closure(equations, [*wanted, *targets], slow | {e.name for e in folds})
     late = _after(equations, within, slow | {e.name for e in folds})
@@ -159,7 +161,7 @@ def held(windows: Windows, outside: set[str]) -> set[str]:
     same = set(outside)
     fast = {s.name for s in windows.fast} | windows.copies.keys()
     for e in ordered(windows.inside):
-        if e.name not in fast and all(_same(a, same, fast) for a in e.args):
+        if e.name not in fast and e.op not in KEEPING and all(_same(a, same, fast) for a in e.args):
             same.add(e.name)
     return {e.name for e in windows.inside if e.name in same}
 

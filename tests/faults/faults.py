@@ -79,7 +79,7 @@ PASSES = (
     Fault("zero minus", "sign", LOWER + "constants.py", 'e.args[1] if zero[0] and e.op == "add" else None', "e.args[1] if zero[0] else None",
           ("words.nl",)),
     Fault("a factor of -1 is a copy", "sign", LOWER + "copies.py", "number(e.args[0]) == 1.0:", "number(e.args[0]) in (1.0, -1.0):", ("words.nl",)),
-    Fault("two delays are one", "stale value", LOWER + "share.py", "for a in e.args), e.attrs)", "for a in e.args))", ("past.nl",)),
+    Fault("two delays are one", "stale value", LOWER + "share.py", 'tuple(a for a in e.attrs if e.op != "attend" or a[0] != "of"))', "())", ("past.nl",)),
     Fault("now is before", "off by one tick", LOWER + "share.py", "else (type(atom).__name__, atom.name)", "else atom.name", ("past.nl",)),
     Fault("readers first", "wrong order", LOWER + "order.py", "done.append(waiting.pop(stack.pop()))", "done.insert(0, waiting.pop(stack.pop()))", ("delta.nl",)),
     Fault("transposed write", "argument order", LOWER + "rewrite.py",
@@ -127,7 +127,7 @@ MODULES = (
           "if of not in alive and copy in alive:", "if of in alive and copy in alive:", ("rounds.nl",)),
     Fault("a param has the dimensions of a stream", "wrong axis", TORCH + "streams.py",
           "x.expand(*lead, *x.shape[x.dim() - rank :])", "x.expand(*lead, *x.shape[len(lead) :])", ("constant.nl",)),
-    Fault("a short past", "off by one tick", TORCH + "steps.py", '- (1 if e.op == "conv" else 0)', "- 1", ("past.nl",)),
+    Fault("a short past", "off by one tick", TORCH + "keeping.py", '- (1 if e.op == "conv" else 0)', "- 1", ("past.nl",)),
     Fault("first state carried", "wrong carry", TORCH + "steps.py", "{now}[:, -1]'", "{now}[:, 0]'", ("scan.nl",)),
     Fault("state of a part is lost", "state not returned", TORCH + "steps.py", "new |= whole(part_, ", "whole(part_, ", ("parts.nl",)),
     Fault("ticks are not counted", "tick counter", TORCH + "module.py", '= state[":tick"] + T', '= state[":tick"] + 1', ("past.nl",)),
@@ -185,9 +185,9 @@ KERNELS = (
     Fault("the past is not returned", "state not returned", TORCH + "streams.py", "return x[:, :T], x[:, T:]", "return x[:, :T], past", ("past.nl",)),
     Fault("ticks of each call", "tick counter", TORCH + "streams.py", "device=x.device) + start).expand", "device=x.device)).expand", ("past.nl",)),
     Fault("ticks of a loop", "tick counter", TORCH + "streams.py", "clock = [before + t] if", "clock = [t] if", ("slow.nl",)),
-    Fault("unit without its root of small", "wrong constant", TORCH + "streams.py", ".sum(-1, keepdim=True) + 1e-6)", ".sum(-1, keepdim=True) + 1e-5)",
+    Fault("unit without its root of small", "wrong constant", TORCH + "words.py", ".sum(-1, keepdim=True) + 1e-6)", ".sum(-1, keepdim=True) + 1e-5)",
           ("delta.nl",)),
-    Fault("norm writes into its input", "in place", TORCH + "streams.py", ".mean(-1, keepdim=True) + 1e-6)", ".mean(-1, keepdim=True) + 0 * x.mul_(2).sum() + 1e-6)",
+    Fault("norm writes into its input", "in place", TORCH + "words.py", ".mean(-1, keepdim=True) + 1e-6)", ".mean(-1, keepdim=True) + 0 * x.mul_(2).sum() + 1e-6)",
           ("parts.nl",)),
     Fault("gradient of a first state", "dropped gradient", TORCH + "streams.py", "torch.cat([s0[:, None], s[:, :-1]], 1), du[:, 0] * a[:, 0]",
           "torch.cat([s0[:, None], s[:, :-1]], 1), du[:, 0]", ("scan.nl",)),
@@ -236,6 +236,17 @@ WINDOWS = (
     Fault("second derivative of gelu", "wrong constant", TORCH + "reverse.py", "mul_(0.3989422804014327)", "mul_(0.3989)", ("network.nl", "deep.nl")),
 )  # fmt: skip
 
+KEPT = (
+    Fault("a filter run backwards in a window", "argument order", TORCH + "keeping.py", ".select(-1, {j})", ".select(-1, {e.attr('ticks') - 1 - j})", ("kept.nl",)),
+    Fault("pairs that are not kept", "state not returned", TORCH + "keeping.py", "= remember({self.before[key]}, {x}, {window})", "= {self.before[key]}", ("kept.nl",)),
+    Fault("the first ticks are kept", "wrong carry", TORCH + "keeping.py", "{whole}.narrow({time}, {n}, {kept})", "{whole}.narrow({time}, 0, {kept})", ("kept.nl",)),
+    Fault("a store that is only looked at", "state not returned", LOWER + "share.py", "kept[first[key]] = replace(kept[first[key]], attrs=e.attrs)", "pass", ("kept.nl",)),
+    Fault("the weights of the tick before", "off by one tick", TORCH + "ops.py", """{text(e.args[0])}[..., 0]\"""", """{text(e.args[0])}[..., 1]\"""", ("kept.nl",)),
+    Fault("turned on in reverse", "sign", LOWER + "differentiate.py", '"turn": (lambda w, a, y, c: w.emit("turn_back"', '"turn": (lambda w, a, y, c: w.emit("turn"', ("kept.nl",)),
+    Fault("the weight of another pair", "wrong choice", TORCH + "reverse.py", "return p.diagonal(P, -2, -1)", "return p.diagonal(0, -2, -1)", ("kept.nl",)),
+    Fault("weights that do not sum to one", "dropped term", TORCH + "reverse.py", "(meant - p * meant.sum(-1, keepdim=True)) *", "meant *", ("kept.nl",)),
+)  # fmt: skip
+
 OPTIMIZERS = (
     Fault("a slow memory at each step", "missed ticks", LOWER + "rule.py", "        if e.name in resting:\n            continue", "        if False:\n            continue",
           ("rules.nl --rule clocked",)),
@@ -276,4 +287,4 @@ CHECKER = (
     Fault("any length", "accepts", "nldsl/vocabulary.py", 'x.kind != "real" or x.shape != (w.domain,)', 'x.kind != "real"', ("shape.nl",), QUICK, "NL202"),
 )  # fmt: skip
 
-FAULTS = DERIVATIVES + PASSES + FORMS + MODULES + KERNELS + WINDOWS + OPTIMIZERS + CHECKER
+FAULTS = DERIVATIVES + PASSES + FORMS + MODULES + KERNELS + WINDOWS + KEPT + OPTIMIZERS + CHECKER

@@ -52,7 +52,7 @@ OBJECTIVES = {
     "scale_values": "0.5 * sqnorm(scale_values(v, S)(k) - v)",
 }
 # Reached as a part of other derivatives, or of objectives that are streams (tests/torch/test_random_windows.py).
-INNER = {"entry", "fill", "pool", "gelu_pull", "cross_entropy", "flatten", "unflatten", "sum_copies"}
+INNER = {"entry", "fill", "pool", "gelu_pull", "cross_entropy", "flatten", "unflatten", "sum_copies", "turn", "turn_back"}
 
 
 def program(objective: str) -> str:

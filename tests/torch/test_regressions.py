@@ -133,3 +133,13 @@ def test_a_number_of_a_network_decays_by_a_vector_of_one():
         "  memory M : net(d) = learned { minimize 0.5 * sqnorm(M(x) - x) by decay(a), gd(0.3 * a) }\n  out y = M(x) }"
     )
     check(case(text, "m", d=3), [1, 4, 9])
+
+
+def test_windows_in_which_nothing_happens_but_at_their_ends():
+    text = (
+        "block m(d) { in x : real[d]  param W : d -> 1\n"
+        "  memory M : d -> 1 every 4 { update sigmoid(start(2) M(x) + 2) * last M + 0.1 * W over last }\n  out y = M(x) * x }"
+    )
+    c = case(text, "m", d=3)
+    assert c.names == "windows"
+    check(c, [1, 4, 9])

@@ -216,16 +216,45 @@ def hope(p: P, token: Tensor, target: Tensor, C: Sequence[int], periods: Sequenc
     return continuum(p, x + out(p, o), target, {c: first(p, f"F_{c}_", len(x)) for c in periods}, 0.1, in_a_chain)
 
 
+def hope_attention(p: P, token: Tensor, target: Tensor, periods: Sequence[int]) -> dict[str, Tensor]:
+    """Layer by layer at each token; the gradient of its loss is that at copies of all weights, so none passes what is kept."""
+    x, layers = p["embed"].T[token], ("attention.", "attention_1_")
+    F = {(i, c): first(p, f"F_{c}{'_1' * i}_", len(x)) for i in range(2) for c in periods}
+    gathered = {level: nothing(w) for level, w in F.items()}
+    kept: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    turned = [rope(torch.eye(p["attention.Wk"].shape[1], dtype=x.dtype).expand(1, t + 1, -1, -1))[0, t] for t in range(x.shape[1])]
+    logits, losses = [], []
+
+    def scores(levels: dict, t: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        h, found = x[:, t], []
+        for i, at in enumerate(layers):
+            n = rms(h)
+            q, k, v = (torch.einsum("bi,hoi->bho", n, p[f"{at}W{s}"]) for s in "qkv")
+            q, found = q @ turned[t], [*found, (k @ turned[t], v)]
+            keys, values = (torch.stack([*(pair[j] for pair in kept[i]), found[i][j]], -2) for j in range(2))
+            weights = (torch.einsum("bhd,bhsd->bhs", q, keys) / q.shape[-1] ** 0.5).softmax(-1)
+            h = h + torch.einsum("bhs,bhsd->bhd", weights, values).flatten(1) @ p[f"{at}Wo"].T
+            h = in_a_chain({c: levels[i, c] for c in periods}, h)
+        return rms(h) @ p["head"].T, found
+
+    for t in range(x.shape[1]):
+        z, found = scores(F, t)
+        logits.append(z)
+        losses.append(cross_entropy(z, target[:, t], reduction="none"))
+        steps = gradients(lambda *ws, t=t: cross_entropy(scores(dict(zip(F, ws, strict=True)), t)[0], target[:, t], reduction="sum"), *F.values())
+        for (i, c), g in zip(F, steps, strict=True):
+            gathered[i, c] = plus(gathered[i, c], g)
+            if (t + 1) % c == 0:
+                F[i, c], gathered[i, c] = plus(F[i, c], gathered[i, c], -0.1), nothing(g)
+        for i, pair in enumerate(found):
+            kept[i].append(pair)
+    return {"logits": torch.stack(logits, 1), "loss": torch.stack(losses, 1)}
+
+
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal softmax attention with rotary positions; [B, T, H, d] each."""
     q, k, v = (s.transpose(1, 2) for s in (rope(q), rope(k), v))
     return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-
-
-def hope_attention(p: P, token: Tensor, target: Tensor, periods: Sequence[int]) -> dict[str, Tensor]:
-    x = p["embed"].T[token]
-    y = x + out(p, attended(*(heads(p[f"W{n}"], rms(x)) for n in "qkv")))
-    return continuum(p, y, target, {c: first(p, f"F_{c}_", len(x)) for c in periods}, 0.1, in_a_chain)
 
 
 # --- transformers ---------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ SIZES: dict[str, dict] = {
     "cms_independent": LEVELS,
     "cms_nested": {"d": 4, "vocab": 5, "fast": 2, "middle": 4, "slow": 8},
     "hope": {**LEVELS, "heads": 2, "C": [2, 2, 4, 2, 2]},
-    "hope_attention": {**LEVELS, "heads": 2},
+    "hope_attention": {**LEVELS, "heads": 2, "layers": 2},
 }
 # Parameters that the reference needs too.
 CLOCKS = ("C", "periods", "coarse", "fine", "shard", "fast", "middle", "slow")
@@ -170,7 +170,7 @@ def test_a_slow_memory_changes_at_the_ends_of_its_periods(name):
             states.append(module.step(*piece, states[-1])[1])
     for prefix, period in PERIODS[name].items():
         mine = [n for n in states[0] if n.startswith(prefix) and n.rpartition(".")[2] in ("up", "down")]
-        assert len(mine) == 2
+        assert len(mine) == 2 * SIZES[name].get("layers", 1)
         for n in mine:
             changes = {t for t in range(2, T + 1) if not torch.equal(states[t][n], states[t - 1][n])}
             resets = {t + 1 for t in range(2 * period, T, 2 * period)} if name == "cms_nested" and period < 8 else set()
