@@ -22,7 +22,9 @@ PAGES = {
     "NL303": error(
         "not an initial value",
         "A memory or a param starts as a number, `zeros`, `ones`, `eye`, `constant(c)`, `normal(s)`, `uniform(a, b)`, a"
-        " function of these, or, for a memory, `learned`. It does not depend on streams.",
+        " function of these, or, for a memory, `learned`. It is computed once, when a module is made, so it does not depend on streams or"
+        " on params, which change in training. A memory that starts at zeros and is added to a param wherever it is read, `S(k) + W(k)`,"
+        " starts there too, and `reset every N to M` starts a memory from another.",
         "block b(d) {\n  in x : real[d]\n  param W : d -> d = x\n  out y = W(x)\n}",
         "block b(d) {\n  in x : real[d]\n  param W : d -> d = normal(0.02)\n  out y = W(x)\n}",
     ),

@@ -10,7 +10,7 @@ from nldsl.diagnostics import did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import as_float, constant
-from nldsl.elaborate.scope import Remembered, Scope, Stream
+from nldsl.elaborate.scope import Operator, Remembered, Scope, Stream
 
 # Functions of an initial value and the number of their arguments; the last group works entry by entry.
 INITS = {"zeros": 0, "ones": 0, "eye": 0, "normal": 1, "uniform": 2, "constant": 1}
@@ -28,6 +28,7 @@ class Declarations:
     def __init__(self, builder: Builder):
         self.b = builder
         self.leaves: tuple[str, tuple[str, ...]] | None = None  # of a structure: the one whose first value is read, and all of them
+        self.of_memory = False  # whether it is the first value of a memory that is read
         self.placed: dict[str, Type] = {}  # of what stands for the declarations of a structure
 
     def dim(self, expr: tree.Expr, scope: Scope) -> Dim:
@@ -120,9 +121,22 @@ class Declarations:
         if spelled is None and isinstance(expr, tree.Call) and isinstance(expr.fn, tree.Name):
             spelled = expr.fn.id
         near = did_you_mean(spelled, names) if spelled else None
-        raise self.b.fail("NL303", "an initial value cannot depend on streams", expr.span,
-                          expected="one of " + ", ".join(sorted(names)) + " or a number",
-                          help=f"did you mean `{near}`?" if near else None)  # fmt: skip
+        message, help = f"`{spelled or expr.span.text}` is not an initial value", f"did you mean `{near}`?" if near else None
+        bound = scope.find(spelled) if spelled else None
+        if isinstance(bound, (Stream, Operator, Remembered)):
+            message = f"an initial value cannot depend on `{spelled}`: it is computed once, when a module is made"
+            help = self._instead(spelled, bound)
+        raise self.b.fail("NL303", message, expr.span, expected="one of " + ", ".join(sorted(names)) + " or a number", help=help)
+
+    def _instead(self, name: str | None, bound: Stream | Operator | Remembered) -> str | None:
+        """What can be said in place of a first value that is a param. Where nothing is forgotten, a memory that is added to it is the same."""
+        known = {p.name for p in self.b.params}
+        if isinstance(bound, Operator) or (isinstance(bound, Stream) and isinstance(bound.atom, Ref) and bound.atom.name in known):
+            if not self.of_memory:
+                return f"leave out `param` and the type: an equation may depend on `{name}`"
+            if self.leaves is None:
+                return f"start at zeros, and add `{name}` to the memory in its objective and wherever it is read"
+        return None
 
     def _call(self, expr: tree.Call, fn: str, args: tuple[tree.Arg, ...], scope: Scope) -> Init:
         arity = INITS.get(fn, 1)

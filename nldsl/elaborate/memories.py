@@ -134,11 +134,11 @@ class Memories(Learners):
 
     def _first(self, init: tree.Expr | None, scope: Scope, leaves: tuple[str, tuple[str, ...]] | None) -> tuple[Init, bool]:
         """A first value as it is declared, of one param of a structure; and whether it is learned."""
-        self.declared.leaves = leaves
+        self.declared.leaves, self.declared.of_memory = leaves, True
         try:
             return self.declared.init(init, scope) if init is not None else (("zeros",), False)
         finally:
-            self.declared.leaves = None
+            self.declared.leaves, self.declared.of_memory = None, False
 
     def _order(self, clauses: dict[type, Any], learner: Learner | None) -> str:
         """Which outer gradients pass: `writes`, or what the memory says that a rule trains."""

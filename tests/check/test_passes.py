@@ -88,6 +88,44 @@ def test_initialisation(codes, init, expected):
     assert codes(f"block b(d) {{ in x : real[d]  param p : real[d] = {init}  out y = p * x }}") == expected
 
 
+
+READS = "cannot depend on `%s`: it is computed once, when a module is made"
+
+
+@pytest.mark.parametrize(
+    ("declared", "message", "help"),
+    [
+        ("memory S : d -> d = 0.5 * W", READS % "W", "start at zeros, and add `W`"),
+        ("memory S : d -> d = learned(W)", READS % "W", "start at zeros, and add `W`"),
+        ("memory S : d -> d = p", READS % "p", "start at zeros, and add `p`"),
+        ("memory S : d -> d = W(x)", READS % "W", "start at zeros, and add `W`"),
+        ("memory S : d -> d = 2 * x", READS % "x", None),
+        ("memory S : d -> d = T", READS % "T", None),
+        ("memory S : net(d) = W", READS % "W", None),
+        ("memory S : d -> d = V", "`V` is not an initial value", None),
+        ("memory S : d -> d = zeroes", "`zeroes` is not an initial value", "did you mean `zeros`?"),
+        ("memory S : d -> d = tanh(1)", "`tanh` is not an initial value", None),
+        ("param S : d -> d = 0.5 * W", READS % "W", "leave out `param`"),
+        ("param S : d -> d = x", READS % "x", None),
+    ],
+)
+def test_a_first_value_says_what_it_cannot_be(declared, message, help):
+    body = " { minimize -dot(S(k), x) by gd(1) }" if "memory" in declared else ""
+    text = (
+        "block net(d) { in x : real[d]  param U : d -> d  out y = U(x) }\n"
+        "block b(d) { in x : real[d]  param W : d -> d  param p : real[d]  k = unit(x)  memory T : d -> d { update outer(x, p) }\n"
+        f"{declared}{body}\nout y = S(k) + T(k) + W(k) }}"
+    )
+    (found,) = check_source(Source("t.nl", text)).errors
+    assert found.code == "NL303" and message in found.message and found.spans[0].span.line == 3
+    assert (found.help or "").startswith(help or "") and bool(found.help) == bool(help)
+
+
+@pytest.mark.parametrize("learns", ["memory S : d -> d = zeros { minimize sqnorm(S(k) + 0.5 * W(k) - x) by gd(0.5) }", "S = 0.5 * W"])
+def test_what_the_help_says_in_place_of_a_first_value(codes, learns):
+    assert codes(f"block b(d) {{ in x : real[d]  param W : d -> d  k = unit(x)  {learns}  out y = S(k) + 0.5 * W(k) }}") == []
+
+
 @pytest.mark.parametrize(
     ("clauses", "expected"),
     [
