@@ -9,7 +9,8 @@ PAGES = {
     "NL501": warning(
         "a retention that may leave [0, 1]",
         "A factor on the state before the step keeps a part of it. Above 1 the memory can grow without bound, below 0 it"
-        " changes its sign each tick. `sigmoid(a)` and `exp(-softplus(a))` stay within (0, 1).",
+        " changes its sign each tick. `sigmoid(a)` and `exp(-softplus(a))` stay within (0, 1). A factor that divides the state by"
+        " its own size is a normalisation, and nothing is said of it.",
         _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by decay(a(x)), gd(1) }\n  out y = S(k)\n}",
         _HEAD + "  memory S : d -> d { minimize -dot(S(k), x) by decay(sigmoid(a(x))), gd(1) }\n  out y = S(k)\n}",
     ),

@@ -60,13 +60,41 @@ def _retentions(reading: Reading, ranges: Ranges, state: State) -> list[Diagnost
     found = []
     for equation, factor in retentions(reading, state.name):
         bound = ranges.of(factor)
-        if not bound.within(-SLACK, 1 + SLACK):
+        if not bound.within(-SLACK, 1 + SLACK) and not _normalises(reading, ranges, factor, state.name):
             span = _span(reading, factor, equation, state)
             found.append(
                 Diagnostic("NL501", f"what `{state.name}` keeps each tick may leave [0, 1]",
                            (Label(span, f"in {bound}"), Label(state.span, "the memory it scales")), expected="a factor in [0, 1]",
-                           found=f"in {bound}", help=_bounded(factor, span.text)))  # fmt: skip
+                           found=f"in {bound}", help=None if span == _steps(reading, state) else _bounded(factor, span.text)))  # fmt: skip
     return found
+
+
+LENGTHS = frozenset({"sum", "mean", "sqrt", "pow", "max", "add", "mul", "copy"})  # what makes a length of squares and absolute values
+
+
+def _normalises(reading: Reading, ranges: Ranges, factor: Atom, state: str) -> bool:
+    """Whether a factor falls as the state that it scales grows: it divides by its size, or is a negative power of it."""
+    carried = reading.carried[state]
+    for quotient in _behind(reading, factor, frozenset({"copy", "mul", "sqrt"})):
+        inverse = quotient.op == "pow" and ranges.of(quotient.args[1]).high < 0
+        divisor = quotient.args[1] if quotient.op == "div" else quotient.args[0] if inverse else None
+        sizes = (e for e in _behind(reading, divisor, LENGTHS) if e.op in ("sqnorm", "abs")) if divisor is not None else ()
+        if any(reading.holds(e.args[0], state, carried) for e in sizes):
+            return True
+    return False
+
+
+def _behind(reading: Reading, atom: Atom, through: frozenset[str]) -> list[Equation]:
+    """The equations that lead to a value: its own, and those before each of these operations."""
+    found: dict[str, Equation] = {}
+    stack = [atom]
+    while stack:
+        last = stack.pop()
+        equation = reading.equations.get(last.name) if isinstance(last, Ref) and last.name not in found else None
+        if equation is not None:
+            found[equation.name] = equation
+            stack += equation.args if equation.op in through else ()
+    return list(found.values())
 
 
 def _bounded(factor: Atom, text: str) -> str | None:
@@ -91,7 +119,8 @@ def _rates(reading: Reading, ranges: Ranges, state: State, implicit: set[str]) -
             found.append(
                 Diagnostic("NL503", f"the rate of a step of `{state.name}` may be negative",
                            (Label(span, f"in {bound}"), Label(state.span, "the memory it trains")), expected="a rate of at least 0",
-                           found=f"in {bound}", help=f"softplus({span.text}), or sigmoid({span.text})"))  # fmt: skip
+                           found=f"in {bound}",
+                           help=None if span == _steps(reading, state) else f"softplus({span.text}), or sigmoid({span.text})"))  # fmt: skip
         at = gradient.args[0]
         if isinstance(at, Ref) and implicit_at(gradient, implicit) is not None and name in reading.ancestors(at.name):
             continue  # an implicit step never overshoots

@@ -158,6 +158,33 @@ def test_stability(block, clauses, expected):
     assert block(memory(clauses)) == expected
 
 
+RULES = (
+    "rule sphere(b) {{ z = last w - b * g  update z * sqrt(sqnorm(last w) / max(sqnorm(z), 1e-12)) }}\n"
+    "rule on_norm(c) {{ update last w * (c / sqrt(max(sqnorm(last w), 1e-12))) }}\n"
+    "block b(d) {{ in x : real[d]  k = unit(x)  memory S : d -> d {{ minimize 0.5 * sqnorm(S(k) - x) by {steps} }}  out y = S(k) }}"
+)
+
+
+@pytest.mark.parametrize("steps", ["sphere(0.5)", "gd(0.5), on_norm(1)", "gd(0.5), lq_normalise(4)"])
+def test_what_divides_a_state_by_its_size_is_no_retention(codes, steps):
+    assert codes(RULES.format(steps=steps)) == []
+
+
+@pytest.mark.parametrize(
+    "factor",
+    ["1 + sqnorm(last S)", "sqnorm(last S)^2", "sqnorm(last S) / sqnorm(x)", "2 / (1 + sqnorm(x))", "1 / (2 + sum(last S))", "1 / sum(k * last S(k))", "-1 / (1 + sqnorm(k))"],
+)
+def test_other_factors_that_read_their_state_may_leave_the_bounds(codes, factor):
+    text = f"block b(d) {{ in x : real[d]  k = unit(x)  memory S : d -> d {{ update ({factor}) * last S + outer(x, k) }}  out y = S(k) }}"
+    assert codes(text) == ["NL501"]
+
+
+@pytest.mark.parametrize(("steps", "code"), [("titans(0.1, 0.5, sum(x))", "NL501"), ("dgd_implicit(sum(x))", "NL503")])
+def test_the_steps_of_a_memory_are_no_number_to_bound(steps, code):
+    found = [d for d in check_source(Source("t.nl", RULES.format(steps=steps))).diagnostics if d.code == code]
+    assert found and all(d.help is None and d.spans[0].span.text == steps for d in found)
+
+
 def test_adding_up_ticks_adds_up_curvature(block):
     over = "minimize 0.5 * sqnorm(S(k) - x) over %s by gd(1)"
     assert block(memory(over % "sum", clock="every 4")) == ["NL502"]
