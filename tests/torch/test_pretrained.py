@@ -133,3 +133,22 @@ def test_a_standalone_file_looks_beside_itself(mlp, tmp_path):
     space["FILES"] = str(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"starts from `layers\.0\.mlp\.0\.weight` of 'mlp\.safetensors'"):
         space["Cms"]()
+
+
+def test_a_memory_that_is_added_to_a_param_starts_there():
+    """What NL303 says to write in place of a first value that is a param; without a retention it is that value."""
+    text = (
+        "block b(d) { in x : real[d]  param W : d -> d  k = unit(x)\n"
+        "memory S : d -> d = zeros { minimize 0.5 * sqnorm(S(k) + 0.5 * W(k) - x) by gd(0.5) }  out y = S(x) + 0.5 * W(x) }"
+    )
+    torch.manual_seed(0)
+    made = nldsl.load(text).module("b", d=3, dtype=torch.float64)
+    x = torch.randn(7, 3, dtype=torch.float64)
+    S, wanted = 0.5 * made.W, []
+    for u in x:
+        k = u / (u.square().sum() + 1e-6).sqrt()
+        S = S - 0.5 * torch.outer(S @ k - u, k)
+        wanted.append(S @ u)
+    found, wanted = made(x[None])[0], torch.stack(wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), made.W)[0] for y in (found, wanted)), rtol=1e-10, atol=1e-12)
