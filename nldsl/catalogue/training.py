@@ -92,7 +92,8 @@ PAGES = {
     "NL734": error(
         "a training that several processes cannot share",
         "Under `torchrun` each process takes an equal part of every batch, and the result is that of one process. Where that"
-        " cannot be so it is refused: a batch that does not divide, or a rule that reads the inputs of a layer, which are spread"
-        " over the processes.",
+        " cannot be so it is refused: a batch that does not divide, a memory that all its sequences share, or a rule that reads"
+        " the inputs of a layer, which are spread over the processes. `--sharded` spreads the model over several processes, so it"
+        " needs them.",
     ),
 }

@@ -19,6 +19,7 @@ from nldsl.cli.common import File, Sizes, open_program, parse_sizes
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:0 ...")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @click.option("--compile", is_flag=True, help="Fuse maps with torch.compile: slow to start, pays on a GPU.")
+@click.option("--sharded", is_flag=True, help="Under torchrun: spread params and optimizer states over the processes (FSDP2).")
 @Sizes
 def command(file: str, sizes: tuple[str, ...], **options: Any) -> int:
     """Train the model of a file on text. A run that was stopped goes on from its last checkpoint."""

@@ -140,15 +140,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._table = table
         if table.accelerated:
             self._accelerator_graph_capture_health_check()
-        try:
-            table.advance(torch.get_num_threads(), self.providers)
-        except RuntimeError as error:
-            if "DTensor" not in str(error):
-                raise
-            raise TypeError(
-                f"{type(self).__name__} does not run on sharded parameters, as it makes tensors that are not sharded like them; replicate "
-                f"them (DistributedDataParallel), or take a rule that works entry by entry: {str(error).partition(',')[0]}"
-            ) from error
+        table.advance(torch.get_num_threads(), self.providers)
 
     def _differentiable(self) -> None:
         """A step that autograd sees through: new state tensors, and parameters overwritten by what has the graph."""

@@ -50,6 +50,25 @@ def plain(t: Tensor) -> bool:
     return type(t) in ORDINARY and (t.is_cpu or usable(t.device)) and t.layout is torch.strided and not (t.is_neg() or t.is_conj())
 
 
+def sharded(t: Tensor) -> bool:
+    """Whether a tensor is a DTensor, of which each process has a part."""
+    return hasattr(t, "full_tensor")
+
+
+def gathered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole of each array, in every process."""
+    return {name: a.full_tensor() if sharded(a) else a for name, a in arrays.items()}  # type: ignore[attr-defined]
+
+
+def scatter(whole: Mapping[str, Tensor], arrays: Mapping[str, Tensor]) -> None:
+    """Each process's part of the values that a step has left in `whole`, which are the same in every process."""
+    from torch.distributed.tensor import distribute_tensor
+
+    for name, a in arrays.items():
+        if sharded(a) and name not in STREAMS:
+            a.copy_(distribute_tensor(whole[name], a.device_mesh, a.placements, src_data_rank=None))  # type: ignore[attr-defined]
+
+
 class Room:
     """Memory for small arrays that are used together: one after the other, each a storage of its own."""
 
@@ -80,11 +99,11 @@ def first_value(
         return torch.full((), float(value), dtype=torch.float32 if device else torch.float64, device=device)
     if state.kind == "shaped":
         assert state.shape is not None
-        matrices = seen(w, split).shape
+        matrices = seen(torch.empty(w.shape, dtype=w.dtype, device="meta"), split).shape
         shape = (*matrices[:-2], *state.shape(tuple(matrices)))
         if state.init == "eye":
             return torch.eye(shape[-1], dtype=w.dtype, device=w.device).expand(shape).clone()
-        return w.new_full(shape, value, requires_grad=False)
+        return torch.full(shape, value, dtype=w.dtype, device=w.device)
     if room is not None and not w.is_complex() and (made := room.like(w, value)) is not None:
         return made
     return torch.full_like(w, complex(value, value) if w.is_complex() else value, memory_format=torch.preserve_format, requires_grad=False)

@@ -17,7 +17,19 @@ from torch import Tensor
 from nldsl_torch.optim.accelerator import BlockMap, TritonLaunch, capturing, triton_pass, usable
 from nldsl_torch.optim.groups import dimensions, route, seen
 from nldsl_torch.optim.native import STORAGE, Kernel, kernel
-from nldsl_torch.optim.perform import ACCUMULATE, Room, aligned, dense, first_value, numbers_in, perform, plain
+from nldsl_torch.optim.perform import (
+    ACCUMULATE,
+    Room,
+    aligned,
+    dense,
+    first_value,
+    gathered,
+    numbers_in,
+    perform,
+    plain,
+    scatter,
+    sharded,
+)
 from nldsl_torch.optim.probe import GRADIENT, Held, Places, changed, same, same_rows, same_state, take_rows, values_of
 from nldsl_torch.optim.program import Program, Segment, Tick, Variant
 
@@ -63,11 +75,10 @@ class Row:
     def __init__(self, parameter: Tensor, state: dict[str, Any], names: Sequence[str]) -> None:
         self.parameter, self.state, self.names = parameter, state, names
 
-    def arrays(self, source: str, split: int, like: Sequence[str]) -> dict[str, Tensor]:
-        """All arrays of the step as the rule sees them; `source` names the one that it reads as `g`, `like` follow the parameter."""
+    def arrays(self, source: str) -> dict[str, Tensor]:
+        """All arrays of the step; `source` names the one that the rule reads as `g`."""
         g: Any = self.parameter.grad if source == "g" else self.state[source]
-        states = {name: seen(self.state[name], split if name in like else 1) for name in self.names}
-        return {"w": seen(self.parameter, split), "g": seen(g, split), **states}
+        return {"w": self.parameter, "g": g, **{name: self.state[name] for name in self.names}}
 
 
 def as_given(x: Tensor, delta: Tensor, g: Tensor, sign: float) -> tuple[Tensor, Tensor]:
@@ -89,7 +100,7 @@ class Bucket:
     def __init__(self, kind: Kind, native: bool, contiguous: bool, rows: list[Row]) -> None:
         self.program, self.variant, self.group, self.rows = kind.program, kind.variant, kind.group, rows
         group, variant = kind.group, kind.variant
-        self.like = kind.like
+        self.like, self.names = kind.like, kind.arrays
         self.native, self.contiguous = native, contiguous  # native: in the table; contiguous: and so are the gradients
         self.parameters = [r.parameter for r in rows]
         self.chunks = [self.parameters[i : i + 64] for i in range(0, len(rows), 64)]
@@ -166,15 +177,23 @@ class Bucket:
 
     def _each(self, tick: Tick, scalars: dict[str, Any], sign: float, source: str, threads: int, providers: Mapping[Tensor, Provider]) -> None:
         compile = bool(self.group["fused"]) and self.parameters[0].device.type != "cpu"
+        split, follow = self.group["split"], {"w", "g", *self.like}
+        apart = tick.segment is not None and split == 1 and follow >= set(self.names)  # entry by entry, a part of a tensor is as good as the whole
         for row in self.rows:
-            arrays = row.arrays(source, self.group["split"], self.like)
+            given = row.arrays(source)
+            whole = gathered(given) if not apart and sharded(row.parameter) else given
+            arrays = {name: seen(a, split if name in follow else 1) for name, a in whole.items()}
             if sign != 1.0:
                 arrays["g"] = (arrays["g"].float() if self.dtype in (torch.half, torch.bfloat16) else arrays["g"]) * sign
             if self.program.needs:
+                if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                    raise RuntimeError(f"{self.program.name} reads the inputs of a layer, and each process has those of its own batch only: use one process")
                 if row.parameter not in providers:
                     raise RuntimeError(f"{self.program.name} needs the inputs and output gradients of the layer of every parameter it trains")
                 arrays.update(zip(("x", "delta"), as_given(*providers[row.parameter](), arrays["g"], sign)))
             perform(tick, arrays, scalars, native=self.native, threads=threads, compile=compile)
+            if whole is not given:
+                scatter(whole, given)
 
     def _accumulate(self, threads: int) -> None:
         launch = self.launch(ACCUMULATE, "g") if self.native else None

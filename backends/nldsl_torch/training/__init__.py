@@ -1,6 +1,6 @@
 """Training: text to batches, a run that resumes bit for bit, and the report at its end.
 
-In running order: `spec` (what is asked), `data`, `optimizers`, `ranks` (the processes), `folder`, `run` (one step,
+In running order: `spec` (what is asked), `data`, `optimizers`, `ranks` and `shards` (the processes), `folder`, `run` (one step,
 checkpoint; `feeding` is what a model is given), `trainer` (the loop), `evaluate`, `baseline`, `curve`, `report`; `compare`
 sets several runs side by side; `errors` lists every mistake.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from .trainer import fit, load_data
 def cli(
     program: Program, sizes: dict[str, Any], *, name: str | None = None, data: str | None = None, steps: int | None = None,
     run_dir: str | None = None, fresh: bool = False, device: str = "cpu", threads: int | None = None, compile: bool = False,
+    sharded: bool = False,
 ) -> int:  # fmt: skip
     """Run one `train` block; returns the exit code."""
     training = choose(program, name)
     spec = train_spec(program, training, sizes, data=data, steps=steps, run_dir=run_dir, device=device, threads=threads, compile=compile)
+    spec = replace(spec, sharded=sharded)
     validate(spec)
     load_data(spec)  # what is wrong with the data is said before anything else
     if speaks():

@@ -190,5 +190,14 @@ def cannot_share(reason: str, expected: str | None = None) -> NlError:
     )
 
 
+def nothing_to_shard() -> NlError:
+    return _error(
+        "NL734",
+        "`--sharded` spreads a model over several processes, and there is one",
+        expected="a start by torchrun, with two processes or more",
+        help="torchrun --nproc_per_node N -m -- nldsl train FILE --sharded",
+    )
+
+
 def nothing_to_train() -> NlError:
     return _error("NL718", "the model has no parameters to train", help="declare a `param` or a learned memory")

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import cannot_share
+from .errors import cannot_share, nothing_to_shard
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,10 @@ class Ranks:
         if self.first:
             self.wait()
 
-    def check(self, batch: int) -> None:
+    def check(self, batch: int, sharded: bool = False) -> None:
         """Refuse a batch that cannot be cut into equal parts: their mean would not be that of the batch."""
+        if sharded and self.size == 1:
+            raise nothing_to_shard()
         if batch % self.size:
             raise cannot_share(f"a batch of {batch} sequences does not divide into {self.size} equal parts",
                                expected=f"a `batch` that is a multiple of {self.size}")  # fmt: skip
@@ -91,7 +93,7 @@ def speaks() -> bool:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The processes that `torchrun` has started, joined into one group while entered."""
+    """The processes that `torchrun` has started, joined into one group while entered, where the caller has not joined them."""
     size = processes()
     if size == 1:
         yield Ranks(device=device)
@@ -103,8 +105,11 @@ def joined(device: str) -> Iterator[Ranks]:
         raise cannot_share(f"this torch was built without {'nccl' if cuda else 'gloo'}")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Ranks(dist.get_rank(), size, device)
     finally:
-        dist.destroy_process_group()
+        if own:
+            dist.destroy_process_group()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from .baseline import order3_bits_per_byte
 from .checkpoint import spec_sha256
@@ -38,20 +39,20 @@ class Report:
     sample: str
 
 
-def write_report(run: Run, folder: RunFolder, log: RunLog, status: Status) -> Report:
-    """Score the model and leave sample, curve and summary in the run folder."""
+def write_report(run: Run, model: nn.Module, folder: RunFolder, log: RunLog, status: Status) -> Report:
+    """Score the run's `model` and leave sample, curve and summary in the run folder."""
     spec, data = run.spec, run.data
-    heldout_bpb = heldout_bits_per_byte(run.model, data, spec.device, spec.wiring)
+    heldout_bpb = heldout_bits_per_byte(model, data, spec.device, spec.wiring)
     log.write("eval", run.step, bpb=heldout_bpb, loss=bits_to_nats(heldout_bpb))
     contexts = {
-        str(context): heldout_bits_per_byte(run.model, data, spec.device, spec.wiring, CONTEXT_BYTES, context)
+        str(context): heldout_bits_per_byte(model, data, spec.device, spec.wiring, CONTEXT_BYTES, context)
         for context in spec.context_lengths
     }
     baseline_bpb = order3_bits_per_byte(data.train_text, data.heldout_text, "half")
     smoothed_bpb = order3_bits_per_byte(data.train_text, data.heldout_text, "witten-bell")
     prompt = data.heldout_text[:PROMPT_BYTES]
     drawn = continue_text(
-        run.model, prompt, spec.sample_bytes, temperature=spec.temperature, seed=spec.seed, device=spec.device, wiring=spec.wiring
+        model, prompt, spec.sample_bytes, temperature=spec.temperature, seed=spec.seed, device=spec.device, wiring=spec.wiring
     )
     sample = f"--- prompt (held-out text)\n{printable(prompt)}\n--- model\n{printable(drawn)}\n"
     records = read_log(folder.log)

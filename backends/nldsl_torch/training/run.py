@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from .feeding import check_logits, logits_of, outputs_of, shape
 from .folder import RunFolder, damaged_of
 from .optimizers import rate_factor
 from .ranks import ALONE, Ranks
+from .shards import clip, is_sharded, parts_of, parts_of_states, shard, states_on, whole_on
 from .spec import TrainSpec, cross_entropy
 
 
@@ -46,6 +48,9 @@ class Run:
         self.ranks = ranks
         self.path = folder.checkpoint
         self.model = spec.build().to(spec.device)
+        self._copy = copy.deepcopy(_unwrapped(self.model)) if spec.sharded and ranks.first else None
+        if spec.sharded:
+            shard(_unwrapped(self.model), ranks)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise nothing_to_train()
@@ -75,9 +80,9 @@ class Run:
         nats = loss.detach() if spec.objective is cross_entropy else cross_entropy(logits.detach(), y)
         numbers = torch.stack([loss.detach().double(), nats.double()])
         self.ranks.mean([numbers])
-        self.ranks.mean([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        clip = float("inf") if spec.grad_clip is None else spec.grad_clip
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, clip).item()
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self.ranks.mean([grad for grad in grads if not is_sharded(grad)])  # of the others each process has a part of the mean
+        grad_norm = clip(self.parameters, float("inf") if spec.grad_clip is None else spec.grad_clip)
         value, entropy = numbers.tolist()
         self._check_finite(step, "loss", value)
         self._check_finite(step, "gradient norm", grad_norm)
@@ -98,22 +103,27 @@ class Run:
         table = self.spec.optimizer.table
         return None if table is None else table(_unwrapped(self.model))
 
+    def reader(self) -> nn.Module:
+        """The model that the first process reads with alone; all processes ask for it together."""
+        if not self.spec.sharded:
+            return self.model
+        weights = whole_on(self.ranks.first, _weights(self.model))
+        if self._copy is None:
+            return self.model
+        self._copy.load_state_dict(weights)
+        return self._copy
+
     def save(self) -> None:
-        """Write the checkpoint of this step, unless it is there already."""
-        if self.saved_step == self.step or not self.ranks.first:
+        """Write the checkpoint of this step, unless it is there already; all processes come here together."""
+        if self.saved_step == self.step:
             return
-        settings = {**self._identity, "name": self.spec.name, "spec file": self.spec.spec_file}
-        save_checkpoint(
-            self.path,
-            Checkpoint(
-                step=self.step,
-                spec_text=self.spec.spec_text,
-                settings=settings,
-                model=_weights(self.model),
-                optimizer=self.optimizer.state_dict(),
-                rng=_rng_state(self.spec.device),
-            ),
-        )
+        first, model, optimizer = self.ranks.first, _weights(self.model), self.optimizer.state_dict()
+        if self.spec.sharded:
+            model, optimizer = whole_on(first, model), states_on(first, optimizer)
+        if first:
+            settings = {**self._identity, "name": self.spec.name, "spec file": self.spec.spec_file}
+            rng = _rng_state(self.spec.device)
+            save_checkpoint(self.path, Checkpoint(self.step, self.spec.spec_text, settings, model, optimizer, rng))
         self.saved_step = self.step
 
     def resume(self) -> str | None:
@@ -127,10 +137,13 @@ class Run:
         if changes:
             raise settings_changed(path, changes)
         try:
-            _unwrapped(self.model).load_state_dict(checkpoint.model)
-            self.optimizer.load_state_dict(checkpoint.optimizer)
+            weights, optimizer = checkpoint.model, checkpoint.optimizer
+            if self.spec.sharded:
+                weights, optimizer = parts_of(weights, _weights(self.model)), parts_of_states(optimizer, self.optimizer)
+            _unwrapped(self.model).load_state_dict(weights)
+            self.optimizer.load_state_dict(optimizer)
             _set_rng_state(checkpoint.rng, self.spec.device)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, LookupError) as error:
             raise checkpoint_does_not_fit(path, " ".join(str(error).split())) from None
         self.step = checkpoint.step
         self.saved_step = checkpoint.step

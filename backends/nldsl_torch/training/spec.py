@@ -37,7 +37,7 @@ class TrainSpec:
     `state` and `return_state=True` also the state after it, `model.initial_state(batch)` and
     `model.step(x_t, state) -> (logits, state)`; or with the inputs and outputs that `wiring` says.
     `objective(OUTPUTS, y)` is a scalar in nats, of what the model returns. `shared` names a memory of the model that all
-    sequences of a batch share. The fields of
+    sequences of a batch share. `sharded` spreads the parameters over the processes. The fields of
     `identity` decide the numbers; the others may change between the parts of one run.
     """
 
@@ -68,6 +68,7 @@ class TrainSpec:
     temperature: float = 0.8
     contexts: tuple[int, ...] | None = None
     shared: str | None = None
+    sharded: bool = False
 
     @property
     def context_lengths(self) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def fit(spec: TrainSpec, *, fresh: bool = False, quiet: bool = False, stream: Te
 def _fit_in(spec: TrainSpec, ranks: Ranks, fresh: bool, display: Display) -> Result:
     """`fit` in one process of several."""
     validate(spec)
-    ranks.check(spec.batch)
+    ranks.check(spec.batch, spec.sharded)
     data = load_data(spec)
     with (
         _threads(spec.threads),
@@ -87,7 +87,8 @@ def _fit(spec: TrainSpec, data: ByteData, folder: RunFolder, ranks: Ranks, stop:
         if status == "interrupted":
             return _end(run, folder, display, status, stop.exit_code or 130, None, stop.received)
         display.say("scoring the held-out text and writing a sample")
-        report = write_report(run, folder, log, status) if log is not None else None
+        reader = run.reader()
+        report = write_report(run, reader, folder, log, status) if log is not None else None
         ranks.wait()
     except KeyboardInterrupt:
         return _end(run, folder, display, "interrupted", stop.exit_code or 130, None, stop.received)
@@ -118,14 +119,14 @@ def _train(run: Run, log: RunLog | None, stop: StopSignals, display: Display) ->
         nats = numbers.pop("nats")
         bpb, rate = nats / math.log(2), len(seconds) * spec.batch * spec.length / sum(seconds)
         display.update(run.step, numbers["loss"], bpb, rate)
-        if log is None:
-            continue
-        if run.step == 1 or run.step % spec.log_every == 0 or run.step == spec.steps:
+        if log is not None and (run.step == 1 or run.step % spec.log_every == 0 or run.step == spec.steps):
             log.write("train", run.step, bpb=bpb, tokens_per_s=rate, **numbers)
         if run.step % spec.eval_every == 0 and run.step < spec.steps:
-            heldout_bpb = heldout_bits_per_byte(run.model, run.data, spec.device, spec.wiring, limit=EVAL_BYTES)
-            log.write("eval", run.step, bpb=heldout_bpb, loss=bits_to_nats(heldout_bpb))
-            display.say(f"step {run.step}/{spec.steps}  held-out {heldout_bpb:.3f} bits/byte")
+            reader = run.reader()
+            if log is not None:
+                heldout_bpb = heldout_bits_per_byte(reader, run.data, spec.device, spec.wiring, limit=EVAL_BYTES)
+                log.write("eval", run.step, bpb=heldout_bpb, loss=bits_to_nats(heldout_bpb))
+                display.say(f"step {run.step}/{spec.steps}  held-out {heldout_bpb:.3f} bits/byte")
         if run.step % spec.checkpoint_every == 0:
             run.save()
     run.save()
@@ -178,7 +179,7 @@ def _opening(run: Run) -> str:
     return (
         f"{'training' if run.step == 0 else f'resuming at step {run.step}:'} {spec.name} ({spec.spec_file}): "
         f"{parameter_count(run):,} parameters, {data.train_size:,} bytes of text and {data.heldout_size:,} held out, "
-        f"{spec.steps} steps of {spec.batch} x {spec.length} bytes{f' in {run.ranks.size} processes' * (run.ranks.size > 1)}"
+        f"{spec.steps} steps of {spec.batch} x {spec.length} bytes{f' in {run.ranks.size} processes' * (run.ranks.size > 1)}{', sharded' * spec.sharded}"
     )
 
 
