@@ -205,8 +205,8 @@ class Expressions:
                 return getattr(self, f"_{fn.id}")(expr, scope, hint, name)
             if fn.id in WORDS and WORDS[fn.id].user:
                 return self._word(expr, fn.id, scope, hint, name)
-            if fn.id == "w" and (learner := scope.find_learner()) is not None:
-                return self.applied(learner.now, self._one(expr, scope, hint), expr.span, name, hint)
+            if fn.id in ("w", "g") and scope.find_learner() is not None:
+                return self.applied(self._value(fn, scope), self._one(expr, scope, hint), expr.span, name, hint)
         spelled, found = self.binding(fn, scope)
         if isinstance(found, Remembered) and found.pairs is not None:
             return self._attend(expr, found, scope, hint, name)
