@@ -70,7 +70,7 @@ class Ranks:
             self.wait()
 
     def check(self, batch: int, sharded: bool = False) -> None:
-        """Refuse a batch that cannot be cut into equal parts: their mean would not be that of the batch."""
+        """Refuse a batch that cannot be cut into equal parts, as their mean would not be that of the batch; and a model to spread over one process."""
         if sharded and self.size == 1:
             raise nothing_to_shard()
         if batch % self.size:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nldsl.diagnostics import NlError
+from nldsl_torch.optim.perform import sharded
 
 from .checkpoint import (
     Checkpoint,
@@ -34,7 +35,7 @@ from .feeding import check_logits, logits_of, outputs_of, shape
 from .folder import RunFolder, damaged_of
 from .optimizers import rate_factor
 from .ranks import ALONE, Ranks
-from .shards import clip, is_sharded, parts_of, parts_of_states, shard, states_on, whole_on
+from .shards import clip, parts_of, parts_of_states, shard, states_on, whole_on
 from .spec import TrainSpec, cross_entropy
 
 
@@ -81,7 +82,7 @@ class Run:
         numbers = torch.stack([loss.detach().double(), nats.double()])
         self.ranks.mean([numbers])
         grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        self.ranks.mean([grad for grad in grads if not is_sharded(grad)])  # of the others each process has a part of the mean
+        self.ranks.mean([grad for grad in grads if not sharded(grad)])  # of the others each process has a part of the mean
         grad_norm = clip(self.parameters, float("inf") if spec.grad_clip is None else spec.grad_clip)
         value, entropy = numbers.tolist()
         self._check_finite(step, "loss", value)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nldsl_torch.optim.perform import sharded
+
 from .ranks import Ranks
 
 
@@ -23,19 +25,15 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # torch fears for writes into the model's outputs; an objective makes none
+    # torch fears for writes into a model's outputs; objectives of `.nl` make none
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     mesh = init_device_mesh(torch.device(ranks.device).type, (ranks.size,))
     fully_shard(model, mesh=mesh, ignored_params={p for p in model.parameters() if p.ndim == 0})
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
-
-
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor; all processes ask for it together."""
-    made: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    made: Tensor = tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[attr-defined]
     return made
 
 
@@ -53,7 +51,7 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
     """This process's part of a whole tensor, cut as `like` is; what has another shape stays whole."""
     from torch.distributed.tensor import distribute_tensor
 
-    if not is_sharded(like) or value.shape != like.shape:
+    if not sharded(like) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
@@ -81,9 +79,9 @@ def parts_of_states(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str,
 def clip(parameters: Iterable[Tensor], most: float) -> float:
     """Shorten the gradient to a norm of at most `most`; the norm that it had, over all parameters and processes."""
     given = [p for p in parameters if p.grad is not None]
-    kinds = [some for kind in (True, False) if (some := [p for p in given if is_sharded(p) is kind])]
+    kinds = [some for kind in (True, False) if (some := [p for p in given if sharded(p) is kind])]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])) for some in kinds]
-    norm = nn.utils.get_total_norm(norms) if len(norms) > 1 else norms[0]
+    norm = norms[0] if len(norms) == 1 else nn.utils.get_total_norm(norms)
     for some in kinds:
         nn.utils.clip_grads_with_norm_(some, most, norm)
     return norm.item()
