@@ -23,7 +23,7 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = str(BIN / "python")
 # Published recurrences and optimizers to compare with. Of the first files are imported by path: the package would need
 # triton. Tests skip without them.
-ORACLES = ["--no-deps", "fla-core", "einops", "pytorch_optimizer"]
+ORACLES = "--no-deps fla-core einops pytorch_optimizer heavyball opt_einsum optax jax jaxlib ml_dtypes absl-py".split()
 CHECKS = {
     "lint": [PYTHON, "-m", "ruff", "check", "."],
     "types": [PYTHON, "-m", "mypy"],

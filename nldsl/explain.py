@@ -9,7 +9,7 @@ from nldsl.check.levels import levels
 from nldsl.check.reading import Reading
 from nldsl.core import State
 from nldsl.dims import Dim
-from nldsl.lower.cost import attention, chunk_flops, decoding_flops, map_flops, state_bytes, tick_flops
+from nldsl.lower.cost import chunk_flops, decoding_flops, map_flops, state_bytes, stores, tick_flops
 from nldsl.lower.equation import machine_text, window_text
 from nldsl.lower.plan import Form, Plan, plan
 from nldsl.lower.schedule import Recurrence
@@ -125,10 +125,13 @@ def _asked(found: Plan, names: list[str], form: Form) -> list[str]:
 
 def _stores(found: Plan) -> list[str]:
     lines = []
-    for e in attention(found):
+    recurrences = [s for s in found.steps if isinstance(s, Recurrence)]
+    for e in stores(found):
         window = e.attr("window")
+        around = next((found.forms[s.states[0]].name for s in recurrences if any(own.name == e.name for own in s.equations)), "")
+        how = {"": "", "loop": "; in a recurrence, tick by tick"}.get(around, "; in a recurrence, window by window")
         kept = f"the last {window} pairs" if window is not None else "every pair, so its state grows with the sequence"
-        lines += [f"  memory {e.attr('memory')} : store", f"    form    store: softmax attention over {kept}"]
+        lines += [f"  memory {e.attr('memory')} : store", f"    form    store: softmax attention over {kept}{how}"]
     return lines
 
 
@@ -145,7 +148,7 @@ def _defaults(found: Plan) -> list[str]:
     plain = [p.name for p in found.unit.params if p.default_init]
     if plain:
         out.append(f"{', '.join(plain[:6])}{', ...' if len(plain) > 6 else ''}: initial values by default (operators normal(1 / sqrt(inputs)), vectors 0)")
-    if attention(found):
+    if stores(found):
         out.append("store: scores are scaled by 1 / sqrt(size of the key)")
     return out
 

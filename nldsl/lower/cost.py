@@ -5,7 +5,7 @@ from __future__ import annotations
 from nldsl.core import Axis, Equation, Num, Type
 from nldsl.dims import Dim
 from nldsl.lower.plan import Form, Plan
-from nldsl.lower.schedule import Attention, Recurrence, Region
+from nldsl.lower.schedule import Recurrence, Region
 
 BYTES = Dim.of(4)
 
@@ -30,9 +30,9 @@ def state_bytes(plan: Plan) -> Dim:
     total = Dim.of(0)
     for state in (s for s in plan.unit.states if s.name not in plan.same):
         total = total + entries(state.type) * BYTES
-    for e in plan.unit.equations:
+    for e in stores(plan):
         window = e.attr("window")
-        if e.op == "attend" and window is not None:
+        if window is not None:
             pairs = [plan.types[a.name] for a in e.args[1:] if not isinstance(a, Num)]
             for pair in pairs:
                 total = total + entries(pair) * Dim.of(window) * BYTES
@@ -111,5 +111,6 @@ def chunk_flops(plan: Plan, step: Recurrence, form: Form) -> Dim | None:
     return copies(state.axes) * (scores + solve + move + out)
 
 
-def attention(plan: Plan) -> list[Equation]:
-    return [s.equation for s in plan.steps if isinstance(s, Attention)]
+def stores(plan: Plan) -> list[Equation]:
+    """A read of each store."""
+    return list({e.attr("memory"): e for e in reversed(plan.unit.equations) if e.op == "attend" and e.attr("of") is None}.values())[::-1]
