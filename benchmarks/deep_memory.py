@@ -4,6 +4,7 @@
     titans-plain  the same without the norms
     ttt           TTT-Linear, window 16, against fla's reference
     mesa          examples/mesa_net.nl, whose system is solved by conjugate gradients in rounds of reads, against its own loop over ticks
+    attention     examples/hope_attention.nl, two layers with stores between a memory and its loss, against its own loop over ticks
     decode        one `step` of examples/hope.nl against the same arithmetic written by hand
     compile       first call of examples/hope_lm.nl, at several depths, and of examples/hope.nl, with compile=True and an empty cache
 
@@ -175,7 +176,24 @@ def mesa(dtype: torch.dtype, device: str, **how: Any) -> Pair:
     return Pair(ours, loop, lambda T: [random((1, T, 256), 1, dtype, device).requires_grad_()], params, turned=False)
 
 
-PAIRS = {"titans": titans, "titans-plain": partial(titans, plain=True), "ttt": ttt, "mesa": mesa}
+def attention(dtype: torch.dtype, device: str, **how: Any) -> Pair:
+    program = nldsl.load(str(ROOT / "examples/hope_attention.nl"))
+    ours = program.module("hope_attention", device=device, dtype=dtype, **how)
+    loop = program.module("hope_attention", device=device, dtype=dtype, schedule="* by loop")
+    loop.load_state_dict(ours.state_dict())
+
+    def inputs(T: int) -> list[Tensor]:
+        return [torch.randint(256, (1, T), generator=torch.Generator().manual_seed(n)).to(device) for n in (1, 2)]
+
+    params = list(ours.parameters()), list(loop.parameters())
+    return Pair(lambda *xs: ours(*xs)["logits"], lambda *xs: loop(*xs)["logits"], inputs, params, turned=False)
+
+
+def real(xs: list[Tensor]) -> list[Tensor]:
+    return [x for x in xs if x.is_floating_point()]
+
+
+PAIRS = {"attention": attention, "titans": titans, "titans-plain": partial(titans, plain=True), "ttt": ttt, "mesa": mesa}
 
 
 def how(args: argparse.Namespace) -> dict[str, Any]:
@@ -185,7 +203,7 @@ def how(args: argparse.Namespace) -> dict[str, Any]:
 
 def results(f: Callable, xs: list[Tensor], params: list[Tensor]) -> list[Tensor]:
     y = f(*xs)
-    return [y.detach(), *torch.autograd.grad(y, [*xs, *params], random(tuple(y.shape), 9, y.dtype, str(y.device)))]
+    return [y.detach(), *torch.autograd.grad(y, [*real(xs), *params], random(tuple(y.shape), 9, y.dtype, str(y.device)))]
 
 
 def check(make: Callable, device: str, how: dict[str, Any]) -> tuple[float, float]:
@@ -205,7 +223,7 @@ def once(f: Callable, xs: list[Tensor], params: list[Tensor], device: str) -> fl
     sync(device)
     start = time.perf_counter()
     y = f(*xs)
-    torch.autograd.grad(y, [*xs, *params], torch.ones_like(y))
+    torch.autograd.grad(y, [*real(xs), *params], torch.ones_like(y))
     sync(device)
     return (time.perf_counter() - start) * 1e3
 

@@ -70,7 +70,7 @@ class Keeping:
     Attributes:
         before, after: names of what is kept before the ticks of the function and after them, by key.
         ticks: the innermost axis of streams, or None in a function of one tick.
-        pairs: the keys and values that stores keep of these ticks, by key.
+        pairs: the keys and values of stores, of the ticks before and of these, by key.
     """
 
     def __init__(self, body: Body, before: Mapping[str, str], after: Mapping[str, str], ticks: Axis | None = None):
@@ -105,15 +105,15 @@ class Keeping:
         """A read of a store, which keeps its pair."""
         say, names, window = self.body.lines.append, self.body.names, e.attr("window")
         axes, own = self._axes(self.body.types[e.name].axes), self._axes(own_axes(e, self.body.types))
-        given = []
         for key, atom in zip(pair(e), e.args[1:3], strict=True):
-            x = self.pairs[key] = names.fresh(f"new {key}")
-            say(f"{x} = {self._laid(atom, own, self.before[key])}")
-            say(f"{self.after[key]} = remember({self.before[key]}, {x}, {window})")
-            given.append((x + _wide(axes, own), self.before[key] + _wide(axes, own)))
-        (k, keys), (v, values) = given
+            if key not in self.pairs:
+                x = self.pairs[key] = names.fresh(f"all {key}")
+                say(f"{x} = torch.cat([{self.before[key]}, {self._laid(atom, own, self.before[key])}], -2)")
+                seen = "" if window is None else f"[..., max(0, {x}.shape[-2] - {window - 1}):, :]"
+                say(f"{self.after[key]} = {x}{seen}")
+        keys, values = (self.pairs[key] + _wide(axes, own) for key in pair(e))
         q = self._laid(e.args[0], axes, self.before[pair(e)[0]])
-        say(f"{names.of(e.name)} = window_attention({q}, {k}, {v}, {window}, None, ({keys}, {values})){self._one()}")
+        say(f"{names.of(e.name)} = window_attention({q}, {keys}, {values}, {window}){self._one()}")
 
     def _look(self, e: Equation) -> None:
         """What a store gives a query, or a gradient of that, with a pair of its own in the place of that of each tick."""
@@ -123,8 +123,8 @@ class Keeping:
         kept = []
         for key, x in zip(pair(e), (k, v), strict=True):
             assert self.ticks is None or key in self.pairs, "a look at a store before it keeps its pairs"
-            new = self.pairs[key] + _wide(axes, own) if key in self.pairs else x
-            kept.append(f"torch.cat([{self.before[key]}{_wide(axes, own)}, {new}], -2)")
+            earlier = f"torch.cat([{self.before[key]}{_wide(axes, own)}, {x}], -2)"  # at one tick its own pair is all there is
+            kept.append(self.pairs[key] + _wide(axes, own) if key in self.pairs else earlier)
         call = f"attention_pull({e.attr('side')}, {q}, {k}, {v}, {c[0]}" if c else f"attention_look({q}, {k}, {v}"
         self.body.lines.append(f"{self.body.names.of(e.name)} = {call}, {', '.join(kept)}, {e.attr('window')}){self._one()}")
 

@@ -238,7 +238,7 @@ WINDOWS = (
 
 KEPT = (
     Fault("a filter run backwards in a window", "argument order", TORCH + "keeping.py", ".select(-1, {j})", ".select(-1, {e.attr('ticks') - 1 - j})", ("kept.nl",)),
-    Fault("pairs that are not kept", "state not returned", TORCH + "keeping.py", "= remember({self.before[key]}, {x}, {window})", "= {self.before[key]}", ("kept.nl",)),
+    Fault("pairs that are not kept", "state not returned", TORCH + "keeping.py", "{self.after[key]} = {x}{seen}", "{self.after[key]} = {self.before[key]}", ("kept.nl",)),
     Fault("the first ticks are kept", "wrong carry", TORCH + "keeping.py", "{whole}.narrow({time}, {n}, {kept})", "{whole}.narrow({time}, 0, {kept})", ("kept.nl",)),
     Fault("a store that is only looked at", "state not returned", LOWER + "share.py", "kept[first[key]] = replace(kept[first[key]], attrs=e.attrs)", "pass", ("kept.nl",)),
     Fault("the weights of the tick before", "off by one tick", TORCH + "ops.py", """{text(e.args[0])}[..., 0]\"""", """{text(e.args[0])}[..., 1]\"""", ("kept.nl",)),
