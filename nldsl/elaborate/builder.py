@@ -22,9 +22,11 @@ Place = tuple[tuple[str, int, int], ...]
 
 
 def read_by(e: Equation) -> list[Atom]:
-    """What an equation reads, and what its objective does."""
+    """What an equation reads, and what its objective does; of one that is a stream without a body yet, the stream."""
     objective = e.attr("objective")
-    return [*e.args, *(a for part in (objective.equations if objective is not None else ()) for a in part.args)]
+    if objective is None:
+        return list(e.args)
+    return [*e.args, *(a for part in objective.equations for a in part.args), *(() if objective.equations else (objective.result,))]
 
 
 class Skip(Exception):

@@ -38,9 +38,9 @@ def complete(b: Builder, waiting: dict[str, Open]) -> set[Place]:
     wanted: set[Place] = set()
     if not waiting:
         return wanted
-    equations = {e.name: e for e in b.equations}
+    equations, places = {e.name: e for e in b.equations}, {e.name: n for n, e in enumerate(b.equations)}
     bodies: dict[str, Objective | None] = {}
-    for n, e in enumerate(b.equations):
+    for e in _in_order(equations):  # a way passes the steps of other memories, whose objectives have their bodies then
         objective = e.attr("objective")
         if objective is None or not {objective.self} & (waiting.keys() | bodies.keys()):
             continue
@@ -51,7 +51,8 @@ def complete(b: Builder, waiting: dict[str, Open]) -> set[Place]:
             bodies[objective.self] = None if any(i.place for i in calls) else _body(b, equations, objective, place, calls)
         found = bodies[objective.self]
         if found is not None:
-            b.equations[n] = replace(e, attrs=tuple((k, found if k == "objective" else v) for k, v in e.attrs))
+            made = replace(e, attrs=tuple((k, found if k == "objective" else v) for k, v in e.attrs))
+            b.equations[places[e.name]] = equations[e.name] = made
     return wanted
 
 

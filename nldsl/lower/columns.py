@@ -11,14 +11,13 @@ from dataclasses import replace
 from nldsl.core import Equation, Ref, Type, Unit
 from nldsl.lower.order import ordered
 from nldsl.lower.rewrite import Rewriter
-from nldsl.lower.turns import precise
 
 
 def columns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     """A unit in which only tables are read by index, in its objectives too."""
     work = Rewriter(unit, types)
     tables = {p.name for p in unit.params if not p.type.axes}
-    given = precise(work)
+    given = work.whole()
 
     def seen(e: Equation) -> Equation:
         objective = e.attr("objective")

@@ -8,7 +8,7 @@ A gradient with respect to an operator is a sum of outer products, one for each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nldsl.core import Atom, Axis, Equation, Last, Num, Objective, Ref, Type, Unit
@@ -35,10 +35,12 @@ def differentiate(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, T
         NotDifferentiable: for an operation without a pullback.
     """
     work = Rewriter(unit, types)
-    for equation in unit.equations:
-        objective = equation.attr("objective")
-        if objective is not None:
-            _gradient(work, equation, objective)
+    found = [(e, objective) for e in unit.equations if (objective := e.attr("objective")) is not None]
+    for _, objective in found:
+        for name in _filtered(objective):
+            _apart(work, name)
+    for equation, objective in found:
+        _gradient(work, equation, objective)
     for e in list(work.equations.values()):
         if e.op == "stop" and work.types[e.name].kind == "map":
             work.at(e.span).define(e.name, "copy", (_stopped(work, e.args[0]),))
@@ -82,13 +84,22 @@ def _today(work: Rewriter, objective: Objective) -> Objective:
     parts: list[Equation] = []
     for part in objective.equations:
         kept = part.attr("of")
-        if part.op == "conv":
+        if part.op == "conv" and kept is not None:
             taps, past = _apart(work, kept)
             now = work.fresh(f"{part.name}.now")
             parts += [Equation(now, "mul", (taps, part.args[0]), part.span), Equation(part.name, "add", (Ref(now), past), part.span)]
         elif part.op != "delay":
             parts.append(part)
     return replace(objective, equations=tuple(parts))
+
+
+def _filtered(objective: Objective) -> Iterator[str]:
+    """The convolutions of the unit that an objective passes, and those of objectives in it."""
+    for part in objective.equations:
+        inner = part.attr("objective")
+        yield from () if inner is None else _filtered(inner)
+        if part.op == "conv" and part.attr("of") is not None:
+            yield part.attr("of")
 
 
 def _apart(work: Rewriter, name: str) -> tuple[Atom, Atom]:
@@ -122,7 +133,10 @@ def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
         names[part.name] = copy
         body.append((part, work.equations[copy.name]))
     work.at(equation.span)
-    depends = {objective.self} | {part.name for part in objective.equations}
+    depends = {objective.self}
+    for part in objective.equations:
+        if any(isinstance(a, Ref) and a.name in depends for a in part.args):
+            depends.add(part.name)
     adjoints: dict[str, Atom] = {}
 
     def accumulate(name: str, contribution: Atom | None) -> None:

@@ -10,6 +10,8 @@ from nldsl.lower.columns import columns
 from nldsl.lower.differentiate import NotDifferentiable, differentiate, prune
 from nldsl.lower.turns import turns
 
+SAID = {"attend_pull": "the gradient of a read of a store"}  # operations without a word
+
 
 def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     """A unit without gradients and without implicit steps.
@@ -29,7 +31,7 @@ def explicit(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]
             unit, types = solve_implicit(unit, types)
     except NotDifferentiable as wrong:
         raise NlError(
-            Diagnostic("NL601", f"`{wrong.equation.op}` has no derivative with respect to the memory",
+            Diagnostic("NL601", f"{SAID.get(wrong.equation.op, f'`{wrong.equation.op}`')} has no derivative with respect to the memory",
                        (Label(wrong.equation.span),), expected="a differentiable objective")) from None  # fmt: skip
     except NotLinear as wrong:
         raise NlError(

@@ -58,6 +58,11 @@ class Rewriter:
             name = f"{hint}.{n}"
         return name
 
+    def whole(self) -> str | None:
+        """A name that has the precision of the whole: of an input or a param, in as few copies as there are."""
+        given = (*(i.name for i in self.unit.inputs), *(p.name for p in self.unit.params))
+        return min((n for n in given if self.types[n].kind in ("real", "map")), key=lambda n: len(self.types[n].axes), default=None)
+
     def define(self, name: str, op: str, args: tuple[Atom, ...], **attrs: Any) -> Ref:
         """The equation `name = op(args)`, replacing the one of that name."""
         equation = Equation(name, op, args, self.span, tuple(attrs.items()))

@@ -20,12 +20,6 @@ def turns(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
 
 def turned(work: Rewriter, name: str, x: Atom) -> Ref:
     """The equation `name = rope(x)` in two parts."""
-    given = precise(work)
+    given = work.whole()
     by = work.emit("angles", x if given is None else Ref(given), hint="angles", size=work.type(x).shape[0])
     return work.define(name, "turn", (x, by))
-
-
-def precise(work: Rewriter) -> str | None:
-    """A name that has the precision of the whole: of an input or a param, in as few copies as there are."""
-    some = [n for n in (*(i.name for i in work.unit.inputs), *(p.name for p in work.unit.params)) if work.types[n].kind in ("real", "map")]
-    return min(some, key=lambda n: len(work.types[n].axes), default=None)

@@ -174,6 +174,20 @@ def test_windows_with_convolutions_are_compiled(way, monkeypatch):
     assert all(distance(u, v) < 1e-12 for u, v in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("more", ["conv(y, 3)", "rope(y)", "delay(y, 1)", "A(y)"])
+def test_on_the_way_through_the_step_of_another_memory(more):
+    """Its gradient is differentiated once more."""
+    text = (
+        "block m(d) { in x : real[d]\n  memory F : d -> d = learned { minimize e by gd(0.1) }  memory B : d -> d = learned { minimize l by gd(0.1) }\n"
+        f"  y = norm(x + last F(x) + last B(x))  memory A : store(d -> d) {{ key y  value y }}  l = dot(norm(y + {more}), x)\n"
+        "  z = B(x) + y  e = dot(norm(z), x)  out r = norm(z) + A(x) }"
+    )
+    if more == "A(y)":
+        assert [(d.code, d.message.partition(" has")[0]) for d in check_source(Source("t.nl", text)).errors] == [("NL601", "the gradient of a read of a store")]
+    else:
+        check(case(text, "m", d=4), [1, 5])
+
+
 def test_an_objective_of_its_own_keeps_nothing():
     """There is no stream to keep: what such an objective computes is a function of its memory."""
     text = "block m(d) { in x : real[d]  memory S : d -> d { minimize 0.5 * sqnorm(conv(S(x), 2) - x) by gd(0.1) }  out y = S(x) }"

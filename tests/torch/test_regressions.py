@@ -143,3 +143,20 @@ def test_windows_in_which_nothing_happens_but_at_their_ends():
     c = case(text, "m", d=3)
     assert c.names == "windows"
     check(c, [1, 4, 9])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_way_passes_the_step_of_a_memory_that_learns_from_a_stream_too(turned):
+    """The gradient of F passes the step of B, wherever B is written down."""
+    memories = ["memory F : d -> d = learned { minimize e by gd(0.3) }", "memory B : d -> d = learned { minimize l by gd(0.3) }"]
+    rest = "y = tanh(x + last F(x) + last B(x))  l = sqnorm(y - x)  z = B(x) + y  e = dot(tanh(z), x)  out r = z"
+    c = case(f"block m(d) {{ in x : real[d]\n {'  '.join(memories[::-1] if turned else memories)}\n {rest} }}", "m", d=3)
+    x, F, B = c.input(1, 5), c.module.F_init.detach(), c.module.B_init.detach()
+    for t, r in enumerate(c.module(x)[0]):
+        f, b = F.clone().requires_grad_(), B.clone().requires_grad_()
+        y = torch.tanh(x[0, t] + f @ x[0, t] + b @ x[0, t])
+        after = B - 0.3 * torch.autograd.grad((y - x[0, t]).square().sum(), b, create_graph=True)[0]
+        z = after @ x[0, t] + y
+        F, B = F - 0.3 * torch.autograd.grad((torch.tanh(z) * x[0, t]).sum(), f)[0], after.detach()
+        assert distance(r.detach(), z.detach()) < 1e-12, t
+    check(c, [1, 5])
