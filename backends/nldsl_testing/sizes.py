@@ -78,7 +78,7 @@ def _candidates(program: Program, block: str, fixed: Mapping[str, Any], draw: ra
             continue
     written = {f.name for f in node.formals if f.default is not None and f.default.span.text.lstrip("[(").strip()[:1].isdigit()}
     free = {n: v for n, v in defaults.items() if n in written and n not in fixed}
-    for scale in (1, 4, 8, 16, 2):
+    for scale in (1, 0, 4, 8, 16, 2):
         for first, others in ((4, 2), (4, 4), (8, 8), (2, 2), (6, 6)):
             yield True, {**{n: others if i else first for i, n in enumerate(required)}, **{n: _smaller(v, scale) for n, v in free.items()}, **fixed}
     while True:
@@ -98,7 +98,7 @@ def _defaults(elaborated: Elaborated) -> dict[str, Any]:
 
 
 def _smaller(value: Any, scale: int) -> Any:
-    """Numbers above 4 divided by the scale, in lists too; 1 stands for the smallest that keeps their order, 2 for a half."""
+    """Numbers above 4 divided by the scale, in lists too; 1 stands for the smallest that keep their order, 0 for those with 4 for what is large."""
     if isinstance(value, list):
         if scale > 1:
             return [max(1, v // scale) for v in value]
@@ -106,4 +106,4 @@ def _smaller(value: Any, scale: int) -> Any:
         return [v if max(value) <= 4 else ranks[v] for v in value]
     if scale > 1:
         return value if value <= 4 else max(2, value // scale)
-    return min(value, 2)
+    return min(value, 2) if scale or value <= 4 else 4
