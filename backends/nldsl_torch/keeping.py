@@ -71,21 +71,22 @@ class Keeping:
         before, after: names of what is kept before the ticks of the function and after them, by key.
         ticks: the innermost axis of streams, or None in a function of one tick.
         pairs: the keys and values of stores, of the ticks before and of these, by key.
+        apart: the lines in which a size grows with the stream.
     """
 
     def __init__(self, body: Body, before: Mapping[str, str], after: Mapping[str, str], ticks: Axis | None = None):
         self.body, self.before, self.after, self.ticks = body, before, after, ticks
         self.n = "1" if ticks is None else "n_"
         self.pairs: dict[str, str] = {}
+        self.apart: set[str] = set()
 
     def write(self, e: Equation) -> None:
         self.body.note(e.span)
         if not e.op.startswith("attend"):
-            self._window(e)
-        elif e.attr("of") is None:
-            self._read(e)
-        else:
-            self._look(e)
+            return self._window(e)
+        start = len(self.body.lines)
+        (self._read if e.attr("of") is None else self._look)(e)
+        self.apart |= {*self.body.lines[start:]}
 
     def _axes(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple(a for a in axes if a is not self.ticks)

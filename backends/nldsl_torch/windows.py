@@ -24,6 +24,7 @@ from nldsl_torch.adjoint_lines import made
 from nldsl_torch.body import Body, Names
 from nldsl_torch.keeping import Keeping
 from nldsl_torch.kernels import tight
+from nldsl_torch.pieces import pieces
 from nldsl_torch.recurrence import Function, RecurrenceWriter, affine_text, due
 from nldsl_torch.window_ends import TIME, WindowEnds
 from nldsl_torch.window_kernels import WindowKernels
@@ -267,22 +268,39 @@ class WindowWriter(WindowEnds):
         return Function(f"{self.prefix}_window", lines, streams, fixed), self.also, order
 
     def _parts(self, args: list[str], tail: list[str], outputs: list[str], some: str) -> list[str]:
-        """The lines of a window, which call a function with a reverse: `inside`, up to its end where not all slow states step together,
-        as it is equal in all windows then."""
-        lines, what, batch = self.body.lines, self._what(), f"B = {some}.shape[0]"
+        """The lines of a window, which call functions with a reverse: `inside`, up to its end where not all slow states step together,
+        as it is equal in all windows then; and one before each read of a store, whose pairs are more in each window."""
+        what, batch = self._what(), f"B = {some}.shape[0]"
+        *before, (apart, lines) = pieces(self.body.lines, self.keeping.apart)
+        if apart:
+            before, lines = [*before, (True, lines)], []
+        calls: list[str] = []
+        known: set[str] = set()  # what pieces before the last give
+        for n, (apart, run) in enumerate(before):
+            rest = "\n".join([*(x for _, later in before[n + 1 :] for x in later), *lines, *tail, *outputs])
+            gives = sorted(name for name in made(run) if _mentions(rest, name))
+            if apart:
+                calls += run
+            else:
+                calls += self._inside(f"inside_{n}", ["n_"], args, [batch, *run], gives, f"Before a store is read in a window of {what}.", some)
+            args, known = [*args, *gives], known | {*gives}
         if self.joined:
             clocks = {(s.every, s.offset): None for s in self.cut.slow}
-            numbers = ["ends", "n_"] if clocks else ["n_"]
-            self.also += self._function("inside", numbers, args, [batch, *lines, *tail], outputs, f"One window of {what}.", self.names)
-            ends = [f"ends = {due(*clock, '(tick + n_)')}" for clock in clocks]
-            return [*ends, f"{', '.join(outputs)}, = {self.prefix}_inside({', '.join([*numbers, *args])})"]
+            calls += [f"ends = {due(*clock, '(tick + n_)')}" for clock in clocks]
+            gives = [name for name in outputs if name not in known]
+            return [*calls, *self._inside("inside", ["ends", "n_"] if clocks else ["n_"], args, [batch, *lines, *tail], gives, f"One window of {what}.", some)]
         text = "\n".join((*tail, *outputs))
         between = sorted(n for n in made(lines) if _mentions(text, n))
-        calls = [batch] if _mentions(text, "B") else []
         if between:  # otherwise all that there is stands at the end
-            self.also += self._function("inside", ["n_"], args, [batch, *lines], between, f"One window of {what}, but for its end.", self.names)
-            calls = [f"{', '.join(between)}, = {self.prefix}_inside({', '.join(['n_', *args])})", *calls]
-        return [*calls, "done = tick + n_", *tail]
+            calls += self._inside("inside", ["n_"], args, [batch, *lines], between, f"One window of {what}, but for its end.", some)
+        return [*calls, *([batch] if _mentions(text, "B") else []), "done = tick + n_", *tail]
+
+    def _inside(self, name: str, numbers: list[str], args: list[str], lines: list[str], gives: list[str], doc: str, some: str) -> list[str]:
+        """A function of some lines, and the line that calls it."""
+        text = "\n".join([*lines, *gives])
+        taken = [a for a in args if a == some or _mentions(text, a)]
+        self.also += self._function(name, numbers, taken, lines, gives, doc, self.names)
+        return [f"{', '.join(gives)}, = {self.prefix}_{name}({', '.join([*numbers, *taken])})"]
 
     def _fires(self, *slow: State) -> str:
         """Whether one of these states steps at the end of a window."""

@@ -1,6 +1,7 @@
 """Stores, `delay`, `conv` and `rope` in recurrences: between a memory and its loss, and where a memory feeds itself through them."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -161,17 +162,20 @@ def test_whole_numbers_are_kept_too():
     assert {v.dtype for k, v in c.module.initial_state(2).items() if k.endswith(":past")} == {torch.int64, torch.float64}
 
 
-@pytest.mark.parametrize("way", ["conv", "delay", "conv in copies"])
-def test_windows_with_convolutions_are_compiled(way, monkeypatch):
+@pytest.mark.parametrize("way", ["conv", "delay", "conv in copies", "store", "heads", "two reads"])
+def test_windows_are_compiled(way, monkeypatch):
+    """Reads of stores stand between functions, of which none sees how many pairs there are: nothing is compiled twice."""
     monkeypatch.setattr(functions.Fusible, "backend", "aot_eager")
     c = learned(way)
     assert not re.search(r"taped\(lambda", c.source(standalone=False))
     fast = module(*c.elaborated.parts, compile=True)
     fast = fast.double()
     fast.load_state_dict(c.module.state_dict())
-    x = c.input(2, 9)
+    x = c.input(2, 17)
     a, b = (torch.autograd.grad(m(x).square().sum() + m(x).sum(), list(m.parameters())) for m in (fast, c.module))
     assert all(distance(u, v) < 1e-12 for u, v in zip(a, b, strict=True))
+    compiled = [f for f in vars(sys.modules[type(fast).__module__]).values() if isinstance(f, functions.Reversible)]
+    assert compiled and all(len(f.fast) <= 2 for f in compiled)  # itself and its reverse
 
 
 @pytest.mark.parametrize("more", ["conv(y, 3)", "rope(y)", "delay(y, 1)", "A(y)"])
