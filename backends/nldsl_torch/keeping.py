@@ -6,6 +6,7 @@ A function takes what is kept before its ticks and gives what is kept after them
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from nldsl.core import Atom, Axis, Equation, Num, Type
 from nldsl.vocabulary import KEEPING
@@ -62,6 +63,9 @@ def zeros(e: Equation, given: Type) -> str:
 
 def extents(axes: tuple[Axis, ...]) -> str:
     return "".join(f", {ops.literal(a.size)}" for a in axes)
+
+
+MANY = 16  # ticks of a convolution from which on its terms are a loop
 
 
 class Keeping:
@@ -144,12 +148,17 @@ class Keeping:
         if e.op == "conv":
             weights = _type(self.body.types, e.args[1])
             one, all_ = Type("real", weights.shape[:1], weights.axes), Type("real", given.shape, axes if self.ticks is None else given.axes)
+            first, ticks = e.attr("first", 0), e.attr("ticks")
             terms = [
                 f"{whole}.narrow({time}, {kept - j}, {n}) * "
                 + ops.align(f"{self.body.text(e.args[1])}.select(-1, {j})", one, all_)
                 + (".unsqueeze(-2)" if self.ticks is None else "")
-                for j in range(e.attr("first", 0), e.attr("ticks"))
+                for j in range(first, min(ticks, MANY))
             ]
+            if ticks > MANY:
+                filters = ops.align(self.body.text(e.args[1]), weights, replace(all_, shape=weights.shape))
+                filters += ".unsqueeze(-3)" if self.ticks is None else ""
+                terms = [f"filtered({whole}, {filters}, {n}, {first})"]
         total = " + ".join(terms) or f"torch.zeros_like({whole})"  # of a filter of one tick nothing is earlier
         self.body.lines.append(f"{names.of(e.name)} = {total if self.ticks is not None else f'({total}).squeeze({back})'}")
         turned = f".movedim({time}, 1)" if axes else ""

@@ -26,6 +26,18 @@ def causal_conv(x: Tensor, weight: Tensor, past: Tensor, n: int, first: int = 0)
     return y, x[:, T:]
 
 
+def filtered(x: Tensor, weight: Tensor, n: int, first: int) -> Tensor:
+    """sum_j weight[.., j] x[t - j] at the last n ticks of x [.., P + n, d], weight [.., 1, d, P + 1]; without the terms before the `first`."""
+    P = weight.shape[-1] - 1
+    if n <= P - first:
+        weight = weight[..., first:].flip(-1).squeeze(-3).mT
+        return torch.stack([(x.narrow(-2, t, P + 1 - first) * weight).sum(-2) for t in range(n)], -2)
+    y = x.narrow(-2, P - first, n) * weight[..., first]
+    for j in range(first + 1, P + 1):
+        y = y + x.narrow(-2, P - j, n) * weight[..., j]
+    return y
+
+
 def delay(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     """x of n ticks before, for past [B, n, ..]: the n values before the first tick."""
     T = x.shape[1]

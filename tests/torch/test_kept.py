@@ -192,6 +192,17 @@ def test_on_the_way_through_the_step_of_another_memory(more):
         check(case(text, "m", d=4), [1, 5])
 
 
+@pytest.mark.parametrize("clock", ["", " every 4", " every 32"])
+def test_long_convolutions(clock):
+    """Of more terms than a line of generated code may have."""
+    text = (
+        f"block m(d) {{ in x : real[d]\n  memory F : d -> d = learned{clock} {{ minimize loss by decay(0.9), gd(0.05) }}\n  y = x + last F(norm(x))\n"
+        "  each h in 2 { u = conv((1 + h) * y, 20) }  param W : 2 * d -> d\n  z = conv(y, 4096) + W(flatten(u))\n"
+        "  loss = dot(norm(z), norm(x))\n  out r = norm(z)\n}"
+    )
+    check(case(text, "m", d=4), [1, 4, 40] if clock else [1, 5])
+
+
 def test_an_objective_of_its_own_keeps_nothing():
     """There is no stream to keep: what such an objective computes is a function of its memory."""
     text = "block m(d) { in x : real[d]  memory S : d -> d { minimize 0.5 * sqnorm(conv(S(x), 2) - x) by gd(0.1) }  out y = S(x) }"
