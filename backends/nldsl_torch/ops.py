@@ -114,8 +114,9 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
             back = len(t.shape)
             return text(e.args[0]) if place == back else f"{text(e.args[0])}.movedim(-{back}, -{place})"
         case "unflatten":
-            shape = ", ".join(map(literal, result.shape))
-            return f"{text(e.args[0])}.unflatten(-1, ({shape}))" if len(result.shape) > 1 else text(e.args[0])
+            shape, given = ", ".join(map(literal, result.shape)), type(e.args[0])
+            x = align(text(e.args[0]), given, Type("real", given.shape, result.axes))  # the shape may be that of something in more copies
+            return f"{x}.unflatten(-1, ({shape}))" if len(result.shape) > 1 else x
         case "flatten":
             rank = len(type(e.args[0]).shape)
             return f"{text(e.args[0])}.flatten(-{rank})" if rank > 1 else text(e.args[0])

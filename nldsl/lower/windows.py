@@ -161,7 +161,8 @@ def held(windows: Windows, outside: set[str]) -> set[str]:
     same = set(outside)
     fast = {s.name for s in windows.fast} | windows.copies.keys()
     for e in ordered(windows.inside):
-        if e.name not in fast and e.op not in KEEPING and all(_same(a, same, fast) for a in e.args):
+        read = e.args[:1] if e.op == "unflatten" else e.args  # of the other one it has the shape
+        if e.name not in fast and e.op not in KEEPING and all(_same(a, same, fast) for a in read):
             same.add(e.name)
     return {e.name for e in windows.inside if e.name in same}
 

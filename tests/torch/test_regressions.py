@@ -160,3 +160,20 @@ def test_a_way_passes_the_step_of_a_memory_that_learns_from_a_stream_too(turned)
         F, B = F - 0.3 * torch.autograd.grad((torch.tanh(z) * x[0, t]).sum(), f)[0], after.detach()
         assert distance(r.detach(), z.detach()) < 1e-12, t
     check(c, [1, 5])
+
+
+@pytest.mark.parametrize("clock", ["", " every 3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MEMORY  y = x + last F(x)  each h in 2 { l = norm((h + 1) * y) * x }  param c : real[2 * d] = ones  loss = dot(c, flatten(l))",
+        "param W : d -> 2 * d  c = W(x)  each a in 2 { MEMORY  y = x + last F(x)  each h in 2 { l = norm((h + 1) * y) * x }  loss = dot(c, flatten(l)) }",
+        "each h in 2 { MEMORY  y = x + last F(x) }  param c : real[2 * d] = ones  loss = dot(c, flatten(y))",
+    ],
+    ids=["a param", "a stream", "copies of the memory"],
+)
+def test_the_gradient_of_a_table_is_in_fewer_copies_than_the_table(text, clock):
+    """Or the same at all ticks; with as many sequences as copies it was that of other sequences, else an error."""
+    memory = f"memory F : d -> d = learned{clock} {{ minimize loss by gd(0.05) }}"
+    y = "y" if text.startswith("MEMORY") else "flatten(y)"
+    check(case(f"block m(d) {{ in x : real[d]\n  {text.replace('MEMORY', memory)}\n  out r = norm({y}) }}", "m", d=3), [1, 4, 7])
