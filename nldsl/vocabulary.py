@@ -280,6 +280,8 @@ def entropy(types: list[Type], attrs: Attrs) -> Type:
         raise Mismatch("cross entropy takes a vector of logits", "real[n]", _plain(logits))
     if target.kind != "int" or target.bound != logits.shape[0]:
         raise Mismatch("cross entropy takes the index of the right class", f"int[{logits.shape[0]}]", _plain(target), 1)
+    if target.shape:
+        raise Mismatch("cross entropy takes the index of one class", f"int[{logits.shape[0]}]", "a table of them", 1)
     return Type("real", (), join_axes(types))
 
 

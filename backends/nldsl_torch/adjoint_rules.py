@@ -234,7 +234,9 @@ def _shaped(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
 
 def _cross_entropy(to: Adjoint, lines: list[str], op: Op, d: str) -> None:
     logits, target = op.args
-    to.give(lines, logits, f"cross_entropy_back({d}, {to.value(logits)}, {to.value(target)})", fresh=True)
+    lead, own = to.sizes.get(op.targets[0]), to.sizes.get(logits)
+    given = None if lead is None or own is None else (*lead, own[-1])
+    to.give(lines, logits, to.summed(f"cross_entropy_back({d}, {to.value(logits)}, {to.value(target)})", logits, given), fresh=True)
 
 
 def _scan(to: Adjoint, lines: list[str], op: Op, d: str) -> None:

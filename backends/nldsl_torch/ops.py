@@ -139,7 +139,8 @@ def express(e: Equation, result: Type, text: Text, type: TypeOf) -> str:
         case "tap":
             return f"{text(e.args[0])}[..., 0]"
         case "cross_entropy":
-            return f"cross_entropy({text(e.args[0])}, {text(e.args[1])})"
+            logits, target = (align(text(a), type(a), Type("real", type(a).shape, result.axes)) for a in e.args)
+            return f"cross_entropy({logits}, {target})"
     raise NotImplementedError(e.op)
 
 

@@ -97,8 +97,9 @@ def apply(operator: Tensor, x: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(logits)[target] at every tick: logits [.., n], target [..]."""
-    return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
+    """-log softmax(logits)[target] at every tick: logits [.., n], target [..], of leading dimensions that broadcast."""
+    lead, n = torch.broadcast_shapes(logits.shape[:-1], target.shape), logits.shape[-1]
+    return F.cross_entropy(logits.expand(*lead, n).reshape(-1, n), target.expand(lead).flatten(), reduction="none").view(lead)
 
 
 def angles(like: Tensor, n: int, tick: Tensor) -> Tensor:

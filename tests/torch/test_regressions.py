@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch_cases import ZOO, case, check, distance, outputs, vector_input, weights, zoo
 
+from nldsl.pipeline import check_source
+from nldsl.source import Source
 from nldsl_torch.reverse import gelu_curve
 
 NETWORK = "block net(d) {\n  in x : real[d]\n  param U : d -> 2 * d\n  param D : 2 * d -> d\n  out y = x + D(silu(U(x)))\n}\n"
@@ -177,3 +179,32 @@ def test_the_gradient_of_a_table_is_in_fewer_copies_than_the_table(text, clock):
     memory = f"memory F : d -> d = learned{clock} {{ minimize loss by gd(0.05) }}"
     y = "y" if text.startswith("MEMORY") else "flatten(y)"
     check(case(f"block m(d) {{ in x : real[d]\n  {text.replace('MEMORY', memory)}\n  out r = norm({y}) }}", "m", d=3), [1, 4, 7])
+
+
+@pytest.mark.parametrize(
+    ("declared", "loss"),
+    [
+        ("each h in 2 { param H : d -> 4  l = cross_entropy(H(y), i) }", "sum(flatten(l))"),
+        ("param H : d -> 4  each h in 2 { l = cross_entropy((1 + h) * H(y), i) + sum(y) }", "sum(flatten(l))"),
+        ("param p : real[4] = ones  each h in 2 { param H : d -> 4  l = cross_entropy(p, i) + cross_entropy(p + H(y), i) }", "sum(flatten(l))"),
+    ],
+)
+@pytest.mark.parametrize("clock", ["", " every 2"])
+def test_cross_entropies_in_copies(declared, loss, clock):
+    """Of one target, and of logits that are a param: each has as many copies, ticks and sequences as it has."""
+    text = (
+        f"block m(d) {{ in i : int[4]  param E : 4 -> d  x = E(i)\n  memory F : d -> d = learned{clock} {{ minimize loss by gd(0.1) }}\n"
+        f"  y = x + last F(x)  {declared}\n  loss = {loss}\n  out r = y  out e = loss }}"
+    )
+    c = case(text, "m", d=3)
+    i = torch.randint(4, (2, 5), generator=torch.Generator().manual_seed(1))
+    params = dict(c.module.named_parameters())
+    wanted, found = c.interpreter.run(params, {"i": i})[0], c.module(i)
+    assert all(distance(found[n], wanted[n]) < 1e-12 for n in ("r", "e"))
+    a, b = (torch.autograd.grad((y["r"].sin() + y["e"].unsqueeze(-1)).sum(), list(params.values())) for y in (found, wanted))
+    assert all(distance(u, v) < 1e-10 for u, v in zip(a, b, strict=True))
+
+
+def test_a_target_is_one_index():
+    text = "block m(d) { in x : real[d]  each h in 2 { in t : int[4] }  param L : d -> 4  out b = cross_entropy(L(x), t) }"
+    assert [d.code for d in check_source(Source("t.nl", text)).errors] == ["NL202"]
