@@ -15,9 +15,11 @@ Warned:   param W : d -> d        that nothing applies
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nldsl.check.reading import Reading, shown
 from nldsl.check.shapes import Types
-from nldsl.core import Atom, Input, Last, Param, Ref, State, Unit
+from nldsl.core import Atom, Equation, Input, Last, Param, Ref, State, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.source import Span
 
@@ -44,7 +46,7 @@ def _two_owners(unit: Unit) -> list[Diagnostic]:
 
 def _unread_memories(reading: Reading) -> list[Diagnostic]:
     found, live = [], reading.live
-    queried = {e.attr("memory") for e in reading.unit.equations if e.op == "attend" and e.name in live}
+    queried = {part.attr("memory") for e in reading.unit.equations if e.name in live for part in _with_objective(e) if part.op == "attend"}
     for memory in reading.unit.memories:
         if memory.parent is not None or memory.state in live or memory.name in queried:
             continue
@@ -53,6 +55,14 @@ def _unread_memories(reading: Reading) -> list[Diagnostic]:
             Diagnostic("NL410", f"nothing that reaches an output reads the memory `{memory.name}`", (Label(_name_of(reading, memory.name, memory.span)),),
                        expected=f"an output that depends on `{memory.name}`", help=f"out y = {read}"))  # fmt: skip
     return _unless_copied(found, reading)
+
+
+def _with_objective(e: Equation) -> Iterator[Equation]:
+    """An equation, and those of the objective of which it is the gradient."""
+    yield e
+    objective = e.attr("objective")
+    for part in objective.equations if objective is not None else ():
+        yield from _with_objective(part)
 
 
 def _name_of(reading: Reading, name: str, otherwise: Span) -> Span:

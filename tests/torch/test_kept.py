@@ -217,4 +217,5 @@ def test_a_loss_that_is_no_output(more, clock):
         f"block m(d) {{ in x : real[d]\n  z = x + last M(x)\n  param W : d -> d\n  memory A : store(d -> d) {{ key W(z)  value W(z) }}\n"
         f"  loss = sqnorm(z + {more} - x)\n  memory M : d -> d = learned{clock} {{ minimize loss by gd(0.05) }}\n  out y = last M(x) }}"
     )
+    assert [d.code for d in check_source(Source("t.nl", text)).diagnostics] == [] if "A" in more else ["NL410", "NL190"]
     check(case(text, "m", d=4), [1, 4, 8])
