@@ -349,7 +349,7 @@ def machine_inputs(form: Form) -> set[str]:
 def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
     """Registers read from outside their cycle become streams.
 
-    `last x` of a plain stream that starts as zero is `delay(x, 1)`; of a state, it is a stream that its recurrence gives.
+    `last x` of a plain stream that starts as zero is `delay(x, 1)`, in windows too; of a state, it is a stream that its recurrence gives.
     """
     graph = nx.DiGraph()
     for e in unit.equations:
@@ -361,11 +361,14 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         operators |= {e.name} if read and types[e.name].kind == "map" else set()
     component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
     bases = {s.base for s in unit.states}
+    # Within a period a slow state is a constant, so what feeds itself through one only is no register there.
+    slow = {s.name for s in unit.states if s.every > 1}
+    alone = {n for c in nx.strongly_connected_components(graph.subgraph(set(graph) - slow)) if len(c) == 1 for n in c}
     plain = {
         s.name for s in unit.states
         if s.name not in bases and types[s.name].kind != "map" and s.init == ("zeros",)
         and s.every == 1 and s.reset is None and s.learned is None and not graph.has_edge(s.name, s.name)
-        and sum(c == component.get(s.name) for c in component.values()) == 1
+        and s.name in alone
     }  # fmt: skip
     work = Rewriter(unit, types)
     given = {f"{i.name}.{o}" for i in unit.instances for o in i.outputs}

@@ -19,6 +19,7 @@ COPIES = "each h in 2 {{ param Wq, Wk, Wv : d -> 2  memory A : store(2 -> 2) {{ 
 WAYS = {
     "delay": ("", "delay(y, 2)"),
     "a delay in a delay": ("u = delay(y, 1) + y", "delay(u, 2)"),
+    "the tick before": ("u = tanh(last y)", "u + last u"),
     "a number of earlier": ("", "delay(sum(y), 1) * x"),
     "conv": ("", "conv(y, 3)"),
     "conv of one tick": ("", "conv(y, 1)"),
