@@ -114,8 +114,7 @@ class Keeping:
             if key not in self.pairs:
                 x = self.pairs[key] = names.fresh(f"all {key}")
                 say(f"{x} = torch.cat([{self.before[key]}, {self._laid(atom, own, self.before[key])}], -2)")
-                seen = "" if window is None else f"[..., max(0, {x}.shape[-2] - {window - 1}):, :]"
-                say(f"{self.after[key]} = {x}{seen}")
+                say(f"{self.after[key]} = latest({x}, {window})")
         keys, values = (self.pairs[key] + _wide(axes, own) for key in pair(e))
         q = self._laid(e.args[0], axes, self.before[pair(e)[0]])
         say(f"{names.of(e.name)} = window_attention({q}, {keys}, {values}, {window}){self._one()}")

@@ -20,22 +20,25 @@ def causal_conv(x: Tensor, weight: Tensor, past: Tensor, n: int, first: int = 0)
     """
     T = x.shape[1]
     x = torch.cat([past, x], 1)
-    y = x[:, n - 1 - first : n - 1 - first + T] * weight[..., first]
-    for j in range(first + 1, n):
-        y = y + x[:, n - 1 - j : n - 1 - j + T] * weight[..., j]
-    return y, x[:, T:]
+    return _terms(x, weight, T, first, 1), x[:, T:]
+
+
+def _terms(x: Tensor, weight: Tensor, n: int, first: int, dim: int) -> Tensor:
+    """sum_j weight[.., j] x[t - j] at the last n ticks of x, which stand along `dim`; without the terms before the `first`."""
+    P = weight.shape[-1] - 1
+    y = x.narrow(dim, P - first, n) * weight[..., first]
+    for j in range(first + 1, P + 1):
+        y = y + x.narrow(dim, P - j, n) * weight[..., j]
+    return y
 
 
 def filtered(x: Tensor, weight: Tensor, n: int, first: int) -> Tensor:
-    """sum_j weight[.., j] x[t - j] at the last n ticks of x [.., P + n, d], weight [.., 1, d, P + 1]; without the terms before the `first`."""
+    """The same at the last n ticks of x [.., P + n, d], weight [.., 1, d, P + 1], and in fewer operations where these are fewer than the terms."""
     P = weight.shape[-1] - 1
     if n <= P - first:
         weight = weight[..., first:].flip(-1).squeeze(-3).mT
         return torch.stack([(x.narrow(-2, t, P + 1 - first) * weight).sum(-2) for t in range(n)], -2)
-    y = x.narrow(-2, P - first, n) * weight[..., first]
-    for j in range(first + 1, P + 1):
-        y = y + x.narrow(-2, P - j, n) * weight[..., j]
-    return y
+    return _terms(x, weight, n, first, -2)
 
 
 def delay(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,6 +205,7 @@ class _Cut(torch.autograd.Function):
 
 class _Join(torch.autograd.Function):
     """The opposite of `_Cut`."""
+
     @staticmethod
     def forward(ctx, dim: int, *pieces: Tensor) -> Tensor:
         ctx.dim, ctx.sizes = dim, [x.shape[dim] for x in pieces]
@@ -303,5 +307,9 @@ def spread(x: Tensor, lead: tuple[int, ...], rank: int) -> Tensor:
 
 def remember(past: Tensor, x: Tensor, window: int | None) -> Tensor:
     """The keys or values [.., P, d] that later ticks will look at."""
-    x = torch.cat([past, x], -2)
+    return latest(torch.cat([past, x], -2), window)
+
+
+def latest(x: Tensor, window: int | None) -> Tensor:
+    """Of the keys or values of all ticks those that later ticks will look at."""
     return x if window is None else x[..., max(0, x.shape[-2] - (window - 1)) :, :]

@@ -179,9 +179,9 @@ KERNELS = (
     Fault("the next pair is seen", "future read", TORCH + "runtime.py", "(j <= i + window))", "(j <= i + window + 1))", ("store.nl",)),
     Fault("half precision in a solve", "dtype", TORCH + "runtime.py", "return x.float() if x.dtype in (torch.half, torch.bfloat16) else x", "return x",
           ("delta.nl",)),
-    Fault("a filter run backwards", "argument order", TORCH + "streams.py", "n - 1 - j + T] * weight[..., j]", "n - 1 - j + T] * weight[..., -j]", ("past.nl",)),
+    Fault("a filter run backwards", "argument order", TORCH + "streams.py", "P - j, n) * weight[..., j]", "P - j, n) * weight[..., -j]", ("past.nl",)),
     Fault("the past in the wrong order", "wrong carry", TORCH + "streams.py",
-          "    T = x.shape[1]\n    x = torch.cat([past, x], 1)\n    return", "    T = x.shape[1]\n    x = torch.cat([past.flip(1), x], 1)\n    return", ("past.nl",)),
+          "    x = torch.cat([past, x], 1)\n    return x", "    x = torch.cat([past.flip(1), x], 1)\n    return x", ("past.nl",)),
     Fault("the past is not returned", "state not returned", TORCH + "streams.py", "return x[:, :T], x[:, T:]", "return x[:, :T], past", ("past.nl",)),
     Fault("ticks of each call", "tick counter", TORCH + "streams.py", "device=x.device) + start).expand", "device=x.device)).expand", ("past.nl",)),
     Fault("ticks of a loop", "tick counter", TORCH + "streams.py", "clock = [before + t] if", "clock = [t] if", ("slow.nl",)),
@@ -238,7 +238,7 @@ WINDOWS = (
 
 KEPT = (
     Fault("a filter run backwards in a window", "argument order", TORCH + "keeping.py", ".select(-1, {j})", ".select(-1, {e.attr('ticks') - 1 - j})", ("kept.nl",)),
-    Fault("pairs that are not kept", "state not returned", TORCH + "keeping.py", "{self.after[key]} = {x}{seen}", "{self.after[key]} = {self.before[key]}", ("kept.nl",)),
+    Fault("pairs that are not kept", "state not returned", TORCH + "keeping.py", "{self.after[key]} = latest({x}, {window})", "{self.after[key]} = {self.before[key]}", ("kept.nl",)),
     Fault("the first ticks are kept", "wrong carry", TORCH + "keeping.py", "{whole}.narrow({time}, {n}, {kept})", "{whole}.narrow({time}, 0, {kept})", ("kept.nl",)),
     Fault("a store that is only looked at", "state not returned", LOWER + "share.py", "kept[first[key]] = replace(kept[first[key]], attrs=e.attrs)", "pass", ("kept.nl",)),
     Fault("the weights of the tick before", "off by one tick", TORCH + "ops.py", """{text(e.args[0])}[..., 0]\"""", """{text(e.args[0])}[..., 1]\"""", ("kept.nl",)),

@@ -55,18 +55,26 @@ def sharded(t: Tensor) -> bool:
     return hasattr(t, "full_tensor")
 
 
-def gathered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole of each array, in every process."""
-    return {name: a.full_tensor() if sharded(a) else a for name, a in arrays.items()}  # type: ignore[attr-defined]
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor; all processes ask for it together."""
+    made: Tensor = tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return made
 
 
-def scatter(whole: Mapping[str, Tensor], arrays: Mapping[str, Tensor]) -> None:
-    """Each process's part of the values that a step has left in `whole`, which are the same in every process."""
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, cut as `like` is; what has another shape stays whole."""
     from torch.distributed.tensor import distribute_tensor
 
+    if not sharded(like) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+
+
+def scatter(values: Mapping[str, Tensor], arrays: Mapping[str, Tensor]) -> None:
+    """Each process's part of the values that a step has left in whole tensors, which are the same in every process."""
     for name, a in arrays.items():
         if sharded(a) and name not in STREAMS:
-            a.copy_(distribute_tensor(whole[name], a.device_mesh, a.placements, src_data_rank=None))  # type: ignore[attr-defined]
+            a.copy_(part_of(values[name], a))
 
 
 class Room:

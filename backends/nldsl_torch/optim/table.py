@@ -23,12 +23,12 @@ from nldsl_torch.optim.perform import (
     aligned,
     dense,
     first_value,
-    gathered,
     numbers_in,
     perform,
     plain,
     scatter,
     sharded,
+    whole,
 )
 from nldsl_torch.optim.probe import GRADIENT, Held, Places, changed, same, same_rows, same_state, take_rows, values_of
 from nldsl_torch.optim.program import Program, Segment, Tick, Variant
@@ -181,8 +181,8 @@ class Bucket:
         apart = tick.segment is not None and split == 1 and follow >= set(self.names)  # entry by entry, a part of a tensor is as good as the whole
         for row in self.rows:
             given = row.arrays(source)
-            whole = gathered(given) if not apart and sharded(row.parameter) else given
-            arrays = {name: seen(a, split if name in follow else 1) for name, a in whole.items()}
+            held = {name: whole(a) for name, a in given.items()} if not apart and sharded(row.parameter) else given
+            arrays = {name: seen(a, split if name in follow else 1) for name, a in held.items()}
             if sign != 1.0:
                 arrays["g"] = (arrays["g"].float() if self.dtype in (torch.half, torch.bfloat16) else arrays["g"]) * sign
             if self.program.needs:
@@ -192,8 +192,8 @@ class Bucket:
                     raise RuntimeError(f"{self.program.name} needs the inputs and output gradients of the layer of every parameter it trains")
                 arrays.update(zip(("x", "delta"), as_given(*providers[row.parameter](), arrays["g"], sign)))
             perform(tick, arrays, scalars, native=self.native, threads=threads, compile=compile)
-            if whole is not given:
-                scatter(whole, given)
+            if held is not given:
+                scatter(held, given)
 
     def _accumulate(self, threads: int) -> None:
         launch = self.launch(ACCUMULATE, "g") if self.native else None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nldsl_torch.optim.perform import sharded
+from nldsl_torch.optim.perform import part_of, sharded, whole
 
 from .ranks import Ranks
 
@@ -31,12 +31,6 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
     fully_shard(model, mesh=mesh, ignored_params={p for p in model.parameters() if p.ndim == 0})
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor; all processes ask for it together."""
-    made: Tensor = tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return made
-
-
 def whole_on(keep: bool, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The whole tensors, one after the other, on the CPU of the processes that `keep` them; what is no tensor is as it was."""
     made: dict[str, Any] = {}
@@ -45,15 +39,6 @@ def whole_on(keep: bool, tensors: Mapping[str, Any]) -> dict[str, Any]:
         if keep:
             made[name] = full.to("cpu") if isinstance(full, Tensor) else full
     return made
-
-
-def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, cut as `like` is; what has another shape stays whole."""
-    from torch.distributed.tensor import distribute_tensor
-
-    if not sharded(like) or value.shape != like.shape:
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
 def parts_of(values: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
