@@ -6,10 +6,10 @@ Imports torch only: this text is embedded in generated files. With `compiled` on
 from __future__ import annotations
 
 import functools
-import types
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 
 @functools.cache
@@ -43,13 +43,17 @@ class Fusible:
     compiled = False
     backend = "inductor"
 
-    def fuse(self, fn, device: torch.device):
-        options: dict = {}
-        if self.backend == "inductor" and device.type == "cpu":
-            # The processor's own list of its vector instructions will do: compiling a test of each takes 8 s. Inductor's order for the least
-            # memory would undo that of the pass.
-            options = {"cpp.vec_isa_ok": True, "post_grad_custom_post_pass": side_by_side(), "reorder_for_peak_memory": False}
-        return torch.compile(fn, backend=self.backend, fullgraph=True, options=options)
+    @property
+    def fuses(self) -> bool:
+        """Whether it compiles; not what `torch.compile` reads while it compiles more."""
+        return self.compiled and not torch.compiler.is_compiling()
+
+    def options(self, device: torch.device) -> dict:
+        """Of Inductor, on a CPU: its own list of vector instructions will do, as compiling a test of each takes 8 s; and its order for the least
+        memory would undo that of the pass."""
+        if self.backend != "inductor" or device.type != "cpu":
+            return {}
+        return {"cpp.vec_isa_ok": True, "post_grad_custom_post_pass": side_by_side(), "reorder_for_peak_memory": False}
 
 
 class Region(Fusible):
@@ -65,10 +69,10 @@ class Region(Fusible):
         self.__doc__ = fn.__doc__
 
     def __call__(self, *args):
-        if not (self.compiled and self.entrywise) or args[0].shape[1] == 1:
+        if not (self.entrywise and self.fuses) or args[0].shape[1] == 1:
             return self.fn(*args)
         if self.fast is None:
-            self.fast = self.fuse(self.fn, args[0].device)
+            self.fast = torch.compile(self.fn, backend=self.backend, fullgraph=True, options=self.options(args[0].device))
         for i, x in enumerate(args[: self.streams + self.pasts]):
             torch._dynamo.maybe_mark_dynamic(x, 0)
             if i < self.streams:
@@ -110,36 +114,61 @@ class Reversible(Fusible):
 
     def run(self, fn, args):
         """`fn(*args)`, by compiled code where this is a whole window."""
-        numbers = args[: self.numbers]
-        if not self.compiled or numbers[-1] != self.ticks:
+        numbers, rest = args[: self.numbers], args[self.numbers :]
+        if numbers[-1] != self.ticks or not self.fuses:
             return fn(*args)
-        size = args[self.numbers + self.batch].shape[0]
+        some = rest[self.batch]
+        size = some.shape[0]
         if size not in self.batches and len(self.batches) == BATCHES:
             return fn(*args)
         self.batches.add(size)
-        key = fn, numbers, size
-        if key not in self.fast:
-            # A function of its own: what is compiled again, and how often, is counted by code object.
-            name = f"{fn.__name__}_{'_'.join(map(str, (*numbers, size)))}"
-            own = types.FunctionType(fn.__code__.replace(co_name=name), fn.__globals__, name)
-            self.fast[key] = self.fuse(own, args[self.numbers].device)
+        key = fn, numbers, size, some.dtype, some.device
+        tensors = [x.contiguous() for x in rest if isinstance(x, Tensor)]
         with torch.no_grad():
-            return self.fast[key](*numbers, *map(_plain, args[self.numbers :]))
+            if key not in self.fast:
+                self.fast[key] = self.traced(fn, numbers, rest, tensors)
+            fast, outputs = self.fast[key]
+            return _filled(outputs, iter(fast(*tensors)))
+
+    def traced(self, fn, numbers, rest, tensors):
+        """Compiled code from `tensors`, those of `rest`, to those of `fn(*numbers, *rest)`, and that value with holes for them.
+
+        A window has the same shapes wherever it stands, so nothing has to be asked again at each call, as `torch.compile` would.
+        """
+        from torch import _inductor as inductor
+        from torch._dynamo import lookup_backend
+
+        outputs = None
+        places = _holed(tuple(rest), [])
+
+        def flat(*given):
+            nonlocal outputs
+            made: list[Tensor] = []
+            outputs = _holed(fn(*numbers, *_filled(places, iter(given))), made)
+            return made
+
+        graph = make_fx(flat, tracing_mode="fake")(*tensors)
+        if self.backend == "inductor":
+            return inductor.compile(graph, tensors, options=self.options(tensors[0].device)), outputs
+        return lookup_backend(self.backend)(graph, tensors), outputs
 
 
-STRIDES: dict[torch.Size, tuple[int, ...]] = {}
+HOLE = object()
 
 
-def _plain(x):
-    """A tensor of which code for its shape expects nothing more: without a gradient, its strides those of its shape."""
-    if not isinstance(x, Tensor):
-        return x
-    strides = STRIDES.get(x.shape)
-    if strides is None:
-        strides = STRIDES[x.shape] = torch.empty(x.shape, device="meta").stride()
-    if x.stride() != strides:
-        x = x.contiguous().as_strided(x.shape, strides)  # `contiguous` takes any stride of a dimension of 1
-    return x.detach() if x.requires_grad else x
+def _holed(value, tensors: list[Tensor]):
+    """A value of tuples with a hole for each tensor; these are added to the list."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return HOLE
+    return tuple(_holed(v, tensors) for v in value) if type(value) is tuple else value
+
+
+def _filled(value, tensors):
+    """The opposite of `_holed`."""
+    if value is HOLE:
+        return next(tensors)
+    return tuple(_filled(v, tensors) for v in value) if type(value) is tuple else value
 
 
 class _Reverse(torch.autograd.Function):

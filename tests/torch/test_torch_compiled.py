@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch_cases import ZOO, Case, case, distance, gradients, outputs, vector_input, weights, zoo
 
-from nldsl_torch.functions import Fusible
+from nldsl_torch.functions import Fusible, Reversible
 
 WINDOWED = {n for n in ZOO if vector_input(n) and any(f.windows is not None for f in zoo(n).forms.values())}
 
@@ -23,15 +23,26 @@ STACK = """block stack(d, n) {
 
 @contextmanager
 def compiled(backend: str):
-    kept = Fusible.compiled, Fusible.backend
+    """Counts what is compiled of windows among the graphs of dynamo, and forgets it at the end."""
+    kept = Fusible.compiled, Fusible.backend, Reversible.traced
+    windows: list[Reversible] = []
+
+    def traced(self, *args):
+        windows.append(self)
+        counters["stats"]["unique_graphs"] += 1
+        return kept[2](self, *args)
+
     torch._dynamo.reset()
     counters.clear()
-    Fusible.compiled, Fusible.backend = True, backend
+    Fusible.compiled, Fusible.backend, Reversible.traced = True, backend, traced
     try:
         yield
     finally:
-        Fusible.compiled, Fusible.backend = kept
+        Fusible.compiled, Fusible.backend, Reversible.traced = kept
         torch._dynamo.reset()
+        for f in windows:
+            f.fast.clear()
+            f.batches.clear()
 
 
 def graphs() -> int:
@@ -154,6 +165,31 @@ def test_windows_under_autocast():
     with compiled("eager"):
         found = grads()
     assert all(distance(a, b) < 1e-2 for a, b in zip(found, grads(), strict=True))
+
+
+def test_each_precision_has_compiled_windows_of_its_own():
+    """float32 first, then float64, then float32 again: two compilations, and the precision of each."""
+    c = zoo("ttt_linear")
+    expected = c.module(c.input(2, 70))
+    found, m = [], c.module
+    with compiled("aot_eager"), torch.no_grad():
+        for dtype, bound in ((torch.float32, 1e-4), (torch.float64, 1e-12), (torch.float32, 1e-4)):
+            m = m.to(dtype)
+            y = m(c.input(2, 70).to(dtype))
+            assert y.dtype == dtype and distance(y.double(), expected) < bound
+            found.append(graphs())
+        c.module.to(torch.float64)
+    assert found[0] < found[1] == found[2]
+
+
+def test_windows_inside_a_module_that_is_compiled():
+    """`torch.compile` around a module whose windows are compiled: its own code, and the same numbers."""
+    c = zoo("ttt_linear")
+    x = c.input(2, 70)
+    expected = c.module(x)
+    with compiled("eager"), torch.no_grad():
+        found = torch.compile(c.module, backend="eager")(x)
+    assert distance(found, expected) < 1e-12
 
 
 @pytest.mark.inductor
