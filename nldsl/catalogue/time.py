@@ -39,11 +39,12 @@ PAGES = {
         "    minimize 0.5 * sqnorm(S(k) - x) over mean by gd(sigmoid(a))\n  }\n  out y = S(k)\n}",
     ),
     "NL305": error(
-        "a learner on another clock than its memory",
-        "A memory inside a rule is a part of the step: it changes when the memory it trains changes, or more slowly where that changes at every tick.",
-        "rule r(a) {\n  memory m : like(w) every 4 { update 0.9 * last m + g }\n  update last w - a * m\n}\n"
-        "block b(d) {\n  in x : real[d]\n  memory S : d -> d every 8 { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
-        "rule r(a) {\n  memory m : like(w) { update 0.9 * last m + g }\n  update last w - a * m\n}\n"
+        "periods of steps that do not begin with the sequence",
+        "A memory of a rule with `every f`, in a rule that trains a memory with `every N`, counts steps: its period is f of them, f N ticks. Where it"
+        " adds up the gradients of these steps, the first period begins with the sequence, so neither of the two may have an offset.",
+        "rule r(a) {\n  memory m : like(w) every 4 { minimize -dot(m, g) by gd(0.9) }\n  update last w + a * last m\n}\n"
+        "block b(d) {\n  in x : real[d]\n  memory S : d -> d every 8 offset 2 { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
+        "rule r(a) {\n  memory m : like(w) every 4 { minimize -dot(m, g) by gd(0.9) }\n  update last w + a * last m\n}\n"
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d every 8 { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
     ),
     "NL306": warning(

@@ -33,7 +33,7 @@ OWN_PAST = frozenset({"count", "delay", "conv", "attend", "rope"})  # operations
 
 
 def clocks(unit: Unit, types: Types) -> list[Diagnostic]:
-    """NL304 fast streams in slow steps, NL305 learners on another clock, NL306 resets inside a period, NL403 resets to what does not fit."""
+    """NL304 fast streams in slow steps, NL306 resets inside a period, NL403 resets to what does not fit."""
     reading, every = Reading.of(unit), stream_clocks(unit)
     found: list[Diagnostic] = []
     for state in unit.states:
@@ -44,15 +44,6 @@ def clocks(unit: Unit, types: Types) -> list[Diagnostic]:
             found.append(_cut_short(state, whole))
         if state.base is not None and (wrong := _base(reading, state)) is not None:
             found.append(wrong)
-    for memory in unit.memories:
-        parent = reading.states.get(memory.parent or "")
-        own = reading.states.get(memory.state or "")
-        # A part may be slower than what is trained at every tick: it folds the gradients between its own ticks.
-        if parent is not None and own is not None and parent.every > 1 and (own.every, own.offset) != (parent.every, parent.offset):
-            found.append(
-                Diagnostic("NL305", f"`{own.name}` is a part of the step of `{parent.name}` and has another clock",
-                           (Label(own.span), Label(parent.span, f"`{parent.name}` is trained here")),
-                           expected=_clock_text(parent), found=_clock_text(own), help="leave out its `every`"))  # fmt: skip
     return found
 
 
@@ -142,8 +133,6 @@ def _too_fast(reading: Reading, state: State, atom: Atom) -> Diagnostic:
         found=f"`{span.text}`",
         help="param rate : real = 0.1, then gd(rate); or let the memory change `every 1`",
     )
-
-
 
 
 def _cut_short(state: State, whole: State) -> Diagnostic:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from itertools import count
 
 from nldsl import tree
-from nldsl.core import Atom, Last, Num, Objective, Ref, Type
+from nldsl.core import Atom, Last, Memory, Num, Objective, Ref, State, Type
 from nldsl.diagnostics import Label, did_you_mean
+from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.scope import Binding, Constant, Learner, Remembered, Scope, Stream
@@ -183,7 +184,9 @@ class Learners(Structures):
         gradient: Atom = self.b.emit("grad", (at,), expr.span, hint=f"{learner.memory}.g", objective=objective, memory=learner.memory)
         if learner.cut or (learner.given and not self.gradient_is_given(objective)):
             gradient = self.b.emit("stop", (gradient,), expr.span, hint=f"{learner.memory}.g")
-        if learner.folds:
+        if learner.folds and learner.within is not None:
+            gradient = self._sum_of_steps(gradient, learner, learner.within, expr)
+        elif learner.folds:
             gradient = self.b.emit("fold", (gradient,), expr.span, hint=f"{learner.memory}.g",
                                    memory=learner.memory, over=learner.over)  # fmt: skip
         if learner.shared is not None:
@@ -191,6 +194,21 @@ class Learners(Structures):
                                    over=learner.shared)  # fmt: skip
         learner.gradients[at] = gradient
         return gradient
+
+    def _sum_of_steps(self, gradient: Atom, learner: Learner, steps: Learner, expr: tree.Expr) -> Atom:
+        """The gradients of a period of steps that have a period themselves: a state that changes with the steps, and starts anew."""
+        own = next(s for s in self.b.states if s.name == learner.memory)
+        if learner.offset:
+            raise self.b.fail("NL305", f"`{own.name}` adds up the gradients of several steps, and its periods do not begin with the sequence", own.span,
+                              expected="a period without an offset, in a memory without one", found=f"every {learner.every} offset {learner.offset}",
+                              help="leave out `offset`")  # fmt: skip
+        name = self.b.fresh(f"{own.name}.sum")
+        self.b.states.append(State(name, own.type, ("zeros",), expr.span, every=steps.every, reset=learner.every, flush=steps.flush))
+        self.b.memories.append(Memory(name, name, own.name, None, None, None, (), None, own.type.axes, expr.span))
+        total = self.b.emit("add", (Last(name, expr.span), gradient), expr.span, name)
+        if learner.over == "sum":
+            return total
+        return self.b.emit("div", (total, Num(Dim.of(learner.every // steps.every))), expr.span, hint=f"{learner.memory}.g")
 
     def seen(self, expr: tree.Name, learner: Learner) -> Atom:
         """`x`, what the operator that learns is applied to in the objective: its gradient is an outer product with that."""

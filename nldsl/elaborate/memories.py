@@ -106,7 +106,8 @@ class Memories(Learners):
                 raise self.b.fail("NL402", f"`{spelled}` has no first value that is learned, to which a gradient would go straight", clauses[tree.Writes].span,
                                   expected="a first value that is learned", help="= learned, or writes stop")  # fmt: skip
             whole = Learner(Ref(""), Ref(""), "", None, scope.axes, every, offset, own and every > 1, cut=order == "first_order",
-                            given=given and learner is None, flush=flush, window=window, shared=shared)  # fmt: skip
+                            given=given and learner is None, flush=flush, window=window, shared=shared,
+                            within=learner if learner is not None and learner.every > 1 else None)  # fmt: skip
             self._minimize(node, minimize, spelled, binding, scope, whole)
         else:
             what = "a network has an objective" if update is not None else f"the memory `{spelled}` has no `minimize` and no `update`"
@@ -210,6 +211,10 @@ class Memories(Learners):
         if offset >= every and node.offset is not None:
             raise self.b.fail("NL301", "an offset is less than the period", node.offset.span,
                               expected=f"0 .. {every}", found=str(offset))  # fmt: skip
+        if learner is not None:  # a rule counts steps, the first of which is at the memory's first tick that ends a period
+            first = learner.offset or learner.every
+            offset = (first + (offset - 1) * learner.every) % (every * learner.every)
+            every *= learner.every
         return every, offset
 
     def _reset(self, clause: tree.Reset | None, scope: Scope, memory: Remembered) -> tuple[int | None, tuple[str, ...]]:

@@ -104,6 +104,7 @@ class Learner:
     `at` is where `g` is taken if not at `last`; with `cut` no outer gradient passes through it, with `given` none through the arguments
     of the steps either. `flush` and `window` are what
     becomes of a partial period, and the window that may be one; `shared`, how gradients of several sequences are one.
+    `within` is the learner whose steps a period of this one counts, where these have a period themselves.
     """
 
     last: Atom
@@ -121,6 +122,7 @@ class Learner:
     flush: str = "carry"
     window: int | None = None
     shared: str | None = None
+    within: Learner | None = None
     gradients: dict[Atom, Atom] = field(default_factory=dict)
 
 

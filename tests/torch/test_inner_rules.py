@@ -171,3 +171,36 @@ def test_a_rule_on_operators_is_refused_for_a_vector():
     with pytest.raises(nldsl.NlError) as raised:
         nldsl.load(text)
     assert [d.code for d in raised.value.diagnostics] == ["NL430"]
+
+
+SLOW = ["m3(0.01, frequency = 2, ns_steps = 2)", "m3_ema(0.01, frequency = 3, ns_steps = 2)", "soap(0.1, frequency = 2, eps = 0.01)", "shampoo(0.1, frequency = 3, eps = 0.01)"]
+
+
+@pytest.mark.parametrize("form", ["windows", "loop"])
+@pytest.mark.parametrize("every", ["every 2", "every 3 offset 1"])
+@pytest.mark.parametrize("rule", SLOW)
+def test_a_rule_with_a_period_counts_the_steps_of_a_memory_with_a_period(rule, every, form):
+    """Each period of a rule is so many steps, as in its optimizer, which takes the same gradients here: sums over the ticks of a step."""
+    n, first = int(every.split()[1]), int(every.partition("offset ")[2] or 0)
+    if first and rule.startswith("m3"):
+        with pytest.raises(nldsl.NlError, match="NL305"):
+            nldsl.load(TEXT.format(rule=rule, every=every)).module("b", d=4)
+        return
+    program = nldsl.load(TEXT.format(rule=rule, every=every))
+    torch.manual_seed(0)
+    module = program.module("b", d=4, dtype=torch.float64, schedule=f"* by {form}")
+    x = torch.randn(1, 29, 4, dtype=torch.float64)
+    name, _, rest = rule.partition("(")
+    lr, *options = rest.rstrip(")").split(", ")
+    S = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
+    optimizer = nldsl.optimizer(name, [S], lr=float(lr), **{key: float(v) if "." in v else int(v) for key, v in (o.split(" = ") for o in options)})
+    wanted, sum_of_gradients = [], torch.zeros_like(S)
+    for t, u in enumerate(x[0]):
+        k, v = module.K @ u, module.V @ u
+        k = k / (k.square().sum() + 1e-6).sqrt()
+        sum_of_gradients = sum_of_gradients + torch.outer(S @ k - v, k).detach()
+        if (t + 1 - first) % n == 0:
+            S.grad, sum_of_gradients = sum_of_gradients, torch.zeros_like(S)
+            optimizer.step()
+        wanted.append((S @ k).detach())
+    torch.testing.assert_close(module(x)[0], torch.stack(wanted), rtol=1e-7, atol=1e-9)
