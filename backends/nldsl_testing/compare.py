@@ -2,20 +2,25 @@
 
 The reference is the interpreter in float64. A run in float64 may differ from it in each tensor by `TOLERANCE` of the
 tensor's norm; a tensor that is small beside the others of its kind is measured by `SMALL` of them, as it may be what is left
-of a difference. A run in fewer digits may differ by `FACTOR` times what the interpreter itself loses in these digits, the
-condition of the computation, and by `FACTOR` units of rounding; there a small tensor is measured by so much of the others
-that 4 units of rounding of them pass. The same measure lets a badly conditioned run in float64 pass: there the loss in
-float32, scaled to float64, is the bound.
+of a difference, and what is below `LEAST` is measured by it. A run in fewer digits may differ by `FACTOR` times what the
+interpreter itself loses in these digits, the condition of the computation, and by `FACTOR` units of rounding; there a small
+tensor is measured by so much of the others that 4 units of rounding of them pass. A run in float64 that is badly conditioned
+may differ by `FACTOR` times what the interpreter loses when every operation in it is off by a rounding, see `noise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 TOLERANCE, SMALL, FACTOR = 1e-9, 1e-4, 50.0
+LEAST = 1e-18  # no tensor counts as smaller: a retention of 0 that is carried as a logarithm may leave 1e-30
+
+
+class Diverges(Exception):
+    """The numbers of an example leave the range of their dtype by what the program says: how others compute them says nothing."""
 
 
 def small_part(dtype: torch.dtype) -> float:
@@ -25,14 +30,13 @@ def small_part(dtype: torch.dtype) -> float:
 
 def distances(found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor | None], small: float = SMALL) -> dict[str, float]:
     """|found - wanted| of each tensor as a fraction of its size, or of a small part of the size of all; None is zero."""
-    norms = {n: 0.0 if w is None else w.double().norm().item() for n, w in wanted.items()}
+    norms = {n: 0.0 if w is None else w.double().nan_to_num(0.0, 0.0, 0.0).norm().item() for n, w in wanted.items()}
     total = sum(v * v for v in norms.values()) ** 0.5
     off: dict[str, float] = {}
     for name, w in wanted.items():
         g = found[name]
         far = difference(g, w)
-        size = max(norms[name], small * total)
-        off[name] = 0.0 if far == 0 else far / size if size > 0 else float("inf")
+        off[name] = far / max(norms[name], small * total, LEAST)
     return off
 
 
@@ -62,4 +66,10 @@ def equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 def close(a: Tensor, b: Tensor) -> bool:
     """Within `TOLERANCE` of their size."""
-    return difference(a, b) <= TOLERANCE * b.double().norm().item()
+    return difference(a, b) <= TOLERANCE * max(b.double().norm().item(), LEAST)
+
+
+def within_range(values: Iterable[Tensor | None], dtype: torch.dtype) -> bool:
+    """Whether all are numbers whose squares the dtype holds, and a little more."""
+    most = torch.finfo(dtype).max ** (15 / 32)
+    return all(bool((v.detach().abs() <= most).all()) for v in values if v is not None and v.is_floating_point())

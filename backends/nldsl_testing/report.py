@@ -31,6 +31,7 @@ def line(outcome: Outcome) -> str:
     if outcome.skipped is not None:
         return f"  {outcome.property:<12} skipped  {outcome.skipped}"
     count = "proven" if outcome.examples <= 1 and outcome.property == "proof" else f"{outcome.examples} example{'s' if outcome.examples != 1 else ''}"
+    count += f", {outcome.diverged} of them diverge" if outcome.diverged else ""
     return f"  {outcome.property:<12} {'holds' if outcome.failure is None else 'FAILS':<7}  {outcome.says}  ({count})"
 
 
@@ -61,7 +62,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "holds": report.holds,
         "outcomes": [
             {
-                "subject": o.subject, "property": o.property, "says": o.says, "examples": o.examples, "seconds": round(o.seconds, 3),
+                "subject": o.subject, "property": o.property, "says": o.says, "examples": o.examples, "diverged": o.diverged, "seconds": round(o.seconds, 3),
                 "status": "skipped" if o.skipped is not None else "holds" if o.failure is None else "fails",
                 **({"why": o.skipped} if o.skipped is not None else {}),
                 **({"what": o.failure.what, "lines": list(o.failure.lines), "snippet": snippet(report.file, o)} if o.failure is not None else {}),

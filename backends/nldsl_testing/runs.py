@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nldsl_interpreter import Interpreter
-from nldsl_testing.compare import FACTOR, TOLERANCE, distances, small_part, worst
+from nldsl_testing.compare import FACTOR, TOLERANCE, Diverges, distances, small_part, within_range, worst
 from nldsl_testing.example import Example
+from nldsl_testing.noise import Noise
 from nldsl_testing.subject import Subject, Tensors, cut
 
 # Gradients of values in bfloat16 are in bfloat16 too, and in which order they are summed is not said.
 ROUNDED = FACTOR * 2.0**-9
-# A run that has lost so much has no digit left; a change that shows how much faster than itself an error grows.
-NOTHING, MOVED = 0.1, 2.0**-40
-SEVERAL = 4.0  # roundings
+NOTHING = 0.1  # A run that has lost so much has no digit left.
+GROUPS = ("output", "state", "gradient of")
+SEVERAL, DRAWS = 4.0, 3  # roundings of each operation, and how often they are drawn: one may be lucky
 
 
 class Falsified(AssertionError):
@@ -40,11 +41,12 @@ class Falsified(AssertionError):
 
 @dataclass
 class Run:
-    """Outputs [batch, ticks, *], the state after the last tick, and what may be differentiated."""
+    """Outputs [batch, ticks, *], the state after the last tick, what may be differentiated, and the arithmetic in which it is."""
 
     y: Tensors
     state: Tensors
     leaves: Tensors
+    noise: Noise | None = None
 
     def gradients(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """Of sum of weights * outputs, where weights may cover a prefix of the ticks."""
@@ -53,7 +55,8 @@ class Run:
             loss = loss + (self.y[name][: w.shape[0], : w.shape[1]] * w.to(self.y[name].dtype)).sum()
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             return dict.fromkeys(self.leaves)
-        found = torch.autograd.grad(loss, list(self.leaves.values()), retain_graph=True, allow_unused=True)
+        with self.noise or nullcontext():
+            found = torch.autograd.grad(loss, list(self.leaves.values()), retain_graph=True, allow_unused=True)
         return dict(zip(self.leaves, found, strict=True))
 
     def weights(self, seed: int = 9) -> Tensors:
@@ -72,21 +75,17 @@ def reals(tensors: Mapping[str, Tensor]) -> Tensors:
 
 def interpret(
     subject: Subject, example: Example, dtype: torch.dtype = torch.float64, *, by: Interpreter | None = None, inputs: Tensors | None = None,
-    moved: float = 0.0,
+    noise: Noise | None = None,
 ) -> Run:  # fmt: skip
-    """One run of the interpreter, in one call; with all that it is given `moved` by such a part of itself."""
+    """One run of the interpreter, in one call; with `noise`, which moves all that it is given too."""
     params, x = subject.parameters(example.seed, example.noise), example.inputs(subject) if inputs is None else inputs
-    if moved:
-        draw = torch.Generator().manual_seed(example.seed)
-        params, x = ({n: _moved(v, moved, draw) for n, v in part.items()} for part in (params, x))
+    if noise is not None:
+        params, x = ({n: noise.moved(v) for n, v in part.items()} for part in (params, x))
     params = {n: p.to(dtype).requires_grad_(n in subject.trained) for n, p in params.items()}
     x = given(x, dtype)
-    y, state = (by or subject.interpreter).run(params, x)
-    return Run(y, state, reals({**params, **x}))
-
-
-def _moved(x: Tensor, part: float, draw: torch.Generator) -> Tensor:
-    return x * (1 + part * torch.randn(x.shape, generator=draw, dtype=torch.float64)) if x.is_floating_point() else x
+    with noise or nullcontext():
+        y, state = (by or subject.interpreter).run(params, x)
+    return Run(y, state, reals({**params, **x}), noise)
 
 
 def compiled(
@@ -128,22 +127,27 @@ def tie(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> No
 def agree(
     subject: Subject, example: Example, found: Run, wanted: Run, what: str, *, gradients: bool = True, dtype: torch.dtype = torch.float64,
 ) -> None:  # fmt: skip
-    """Outputs, states and gradients are equal within the rounding of the computation itself, see `rounding`.
+    """Outputs, states and gradients are equal within the rounding of the computation itself, see `rounding` and `moved`.
 
     Raises:
         Falsified: they are not.
+        Diverges: they are not, and the interpreter's leave the range of the dtype.
     """
-    losses: Mapping[str, Mapping[str, float]] | None = None
+    losses: Mapping[str, float] | None = None
+    moves: Mapping[str, float] | None = None
     for group, (a, b) in groups(subject, found, wanted, gradients).items():
         off = distances(a, b, small_part(dtype))
         name, far = worst(off)
         if dtype == torch.float64 and far <= TOLERANCE:
             continue
-        losses = losses or rounding(subject, example, wanted, dtype, gradients)
-        limit = allowed(dtype, max(losses[group].values(), default=0.0))
+        limit = TOLERANCE
+        if dtype != torch.float64:
+            losses = losses or rounding(subject, example, wanted, dtype, gradients)
+            limit = allowed(dtype, losses[group])
         limit = max(limit, ROUNDED) if subject.rounds and group == "gradient of" else limit
-        if not far <= limit and dtype != torch.float64:
-            limit = max(limit, allowed(dtype, max(kinks(subject, example, wanted, dtype, gradients)[group].values(), default=0.0)))
+        if not far <= limit:
+            moves = moves or moved(subject, example, dtype, gradients)
+            limit = max(limit, allowed(dtype, moves[group]))
         if not far <= limit:
             raise Falsified(f"{what}: {group} `{name}` is off by {far:.1e} of its size, allowed {limit:.0e}", name)
 
@@ -163,48 +167,51 @@ def groups(subject: Subject, found: Run, wanted: Run, gradients: bool) -> dict[s
     return pairs
 
 
-def rounding(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype, gradients: bool) -> dict[str, dict[str, float]]:
-    """How far the interpreter in `dtype`, in float32 where that is float64, is from itself in float64, by group and name.
-
-    Where float32 has no digit left that says nothing of float64: there it is at least what float32 would lose if errors grew on.
-    """
-
-    def lost(own: Run, part: float = 1.0, most: float = float("inf")) -> dict[str, dict[str, float]]:
-        found = {group: distances(a, b, small_part(dtype)) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
-        return {group: {n: min(far / part, most) for n, far in off.items()} for group, off in found.items()}
-
+def rounding(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype, gradients: bool) -> dict[str, float]:
+    """How far the interpreter in `dtype` is from itself in float64, by group."""
     try:
-        if dtype != torch.float64:
-            return lost(interpret(subject, example, dtype))
-        off = lost(interpret(subject, example, torch.float32), most=1.0)
+        return _off(subject, interpret(subject, example, dtype), wanted, dtype, gradients)
     except RuntimeError:  # an operation that torch lacks in this dtype
-        return {group: {} for group in ("output", "state", "gradient of")}
-    if max((far for group in off.values() for far in group.values()), default=0.0) < NOTHING:
-        return off
-    grown = lost(interpret(subject, example, moved=MOVED), MOVED / torch.finfo(torch.float32).eps)
-    return {group: {n: max(far, grown[group][n]) for n, far in part.items()} for group, part in off.items()}
+        return dict.fromkeys(GROUPS, 0.0)
 
 
-def kinks(subject: Subject, example: Example, wanted: Run, dtype: torch.dtype, gradients: bool) -> dict[str, dict[str, float]]:
-    """The same where the run in `dtype` may have been lucky: by a change of some roundings of all that the interpreter is given.
+def moved(subject: Subject, example: Example, dtype: torch.dtype, gradients: bool) -> dict[str, float]:
+    """How far the interpreter in float64 is from itself where every operation is off by a rounding of `dtype`, by group.
 
-    Where that leaves no digit something turned, as the sign of a small number does; otherwise it is that of one rounding.
+    Where some roundings leave no digit something turned, as the sign of a small number does; otherwise it is that of one rounding.
+
+    Raises:
+        Diverges: its numbers leave the range of `dtype`.
     """
-    own = interpret(subject, example, moved=SEVERAL * torch.finfo(dtype).eps)
-    found = {group: distances(a, b, small_part(dtype)) for group, (a, b) in groups(subject, own, wanted, gradients).items()}
-    return {group: {n: far if far >= NOTHING else far / SEVERAL for n, far in off.items()} for group, off in found.items()}
+    plain = interpret(subject, example)
+    found = plain.gradients(plain.weights()) if gradients else {}
+    if not within_range([*plain.y.values(), *plain.state.values(), *found.values()], dtype):
+        raise Diverges
+    most = dict.fromkeys(GROUPS, 0.0)
+    for seed in range(DRAWS):
+        noise = Noise(SEVERAL * torch.finfo(dtype).eps, example.seed + seed)
+        try:
+            off = _off(subject, interpret(subject, example, noise=noise), plain, dtype, gradients)
+        except ArithmeticError:  # an implicit step that does not converge says nothing
+            continue
+        most = {group: max(most[group], far if far >= NOTHING else far / SEVERAL) for group, far in off.items()}
+    return most
+
+
+def _off(subject: Subject, own: Run, wanted: Run, dtype: torch.dtype, gradients: bool) -> dict[str, float]:
+    found = {group: worst(distances(a, b, small_part(dtype)))[1] for group, (a, b) in groups(subject, own, wanted, gradients).items()}
+    return {**dict.fromkeys(GROUPS, 0.0), **found}
 
 
 def allowed(dtype: torch.dtype, lost: float) -> float:
-    """The bound for a run in `dtype`; `lost` is what the interpreter loses in it, or in float32 where it is float64.
+    """The bound for a run in `dtype`; `lost` is what the interpreter loses in it.
 
-    Where it has no digit left any number will do, and where it has no number, anything.
+    Where it has no digit left any number of a lower dtype will do, and where it has no number, anything.
     """
-    eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
-        return max(TOLERANCE, FACTOR * lost * eps / torch.finfo(torch.float32).eps)
+        return max(TOLERANCE, FACTOR * lost)
     if lost < NOTHING:
-        return FACTOR * max(lost, eps)
+        return FACTOR * max(lost, torch.finfo(dtype).eps)
     return torch.finfo(torch.float64).max if math.isfinite(lost) else math.inf
 
 

@@ -11,6 +11,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.strategies import SearchStrategy
 
+from nldsl_testing.compare import Diverges
 from nldsl_testing.runs import Falsified, poisoned
 
 
@@ -34,6 +35,7 @@ class Search:
 
     Attributes:
         tried: examples run.
+        diverged: those of them whose numbers leave all range, which say nothing.
         seconds: after these no new example is run, but for the shrinking of a failure, which may take as long again.
     """
 
@@ -41,6 +43,7 @@ class Search:
         self.check, self.seconds, self.progress, self.start = check, seconds, progress, time.monotonic()
         self.outcomes: dict[Any, Exception | None] = {}
         self.last: Any = None  # the smallest failure so far
+        self.diverged = 0
 
     @property
     def tried(self) -> int:
@@ -94,6 +97,8 @@ class Search:
         try:
             with poisoned():
                 self.check(example)
+        except Diverges:
+            self.diverged += 1
         except Exception as error:  # a lowering that crashes does not hold what it promises
             return error
         return None

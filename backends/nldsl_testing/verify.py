@@ -21,6 +21,7 @@ from nldsl_testing.sizes import small_sizes
 from nldsl_testing.subject import Subject
 
 NAMES = tuple(dict.fromkeys([*(p.name for p in PROPERTIES), *(p.name for p in RULE_PROPERTIES)]))
+DIVERGED = "the program's own numbers leave the range of float64 in every example"
 Progress = Callable[[str, str, int, int], None]
 
 
@@ -49,7 +50,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One property of one block or rule: a `failure`, `skipped` (why), or it holds."""
+    """One property of one block or rule: a `failure`, `skipped` (why), or it holds; `diverged` of its examples say nothing."""
 
     subject: str
     where: str
@@ -59,6 +60,7 @@ class Outcome:
     seconds: float
     failure: Failure | None = None
     skipped: str | None = None
+    diverged: int = 0
 
 
 @dataclass
@@ -158,7 +160,9 @@ def _each(
         outcome, count = Outcome(name, where, item.name, item.says, 0, 0.0, skipped=applies(item)), max(1, round(budget.examples * item.examples))
         if outcome.skipped is None:
             found, failure = search(item, clock.part(item.examples), partial(_tell, progress, name, item.name, count), count)
-            outcome = replace(outcome, examples=found.tried, seconds=time.monotonic() - found.start, failure=failure)
+            outcome = replace(outcome, examples=found.tried, seconds=time.monotonic() - found.start, failure=failure, diverged=found.diverged)
+            if found.diverged == found.tried:
+                outcome = replace(outcome, skipped=DIVERGED)
         yield outcome
 
 
@@ -171,6 +175,7 @@ def check_example(item: Property, subject: Subject, example: Example) -> None:
 
     Raises:
         Falsified: it does not hold; with the lines that are involved.
+        Diverges: it says nothing.
     """
     try:
         item.check(subject, example)

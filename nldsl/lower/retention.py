@@ -15,7 +15,8 @@ from nldsl.core import Atom, Num, Ref
 from nldsl.lower.numbers import number
 from nldsl.lower.rewrite import Rewriter
 
-TINY = 1e-30  # stands for a retention of 0: what it leaves is below any rounding
+NOTHING = -750.0  # the logarithm of a retention that is known to be 0: its exponential is 0 in every dtype
+TINY = 1e-30  # stands for a retention that a tick finds to be 0: what it leaves is below any rounding
 
 
 def in_unit_interval(work: Rewriter, *atoms: Atom) -> bool:
@@ -42,7 +43,7 @@ def log(work: Rewriter, atom: Atom) -> Atom:
     """An atom for the logarithm of a value in [0, 1], finite everywhere."""
     value = number(atom)
     if value is not None:
-        return Num(math.log(max(value, TINY)))
+        return Num(math.log(value) if value > 0 else NOTHING)
     assert isinstance(atom, Ref)
     e = work.equations.get(atom.name)
     if e is not None:
