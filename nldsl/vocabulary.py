@@ -7,7 +7,7 @@ intervals in `check/ranges.py`; a test sees to it that every operation has its e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nldsl.core import Axis, Type
@@ -347,7 +347,7 @@ _word("index", 0, lambda types, attrs: Type("int", (), (attrs["axis"],)), "the n
 _word("cross_entropy", 2, entropy, "log sum_j e^a_j - a_target")
 _word("one_hot", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "1 at the index a, 0 elsewhere, shaped like b", user=False)
 _word("column", 2, picked, "1 at the index a, 0 elsewhere, in the precision of b", user=False)
-_word("cast", 2, lambda types, attrs: Type("real", types[0].shape, types[0].axes), "a in the precision of b", user=False)
+_word("cast", 2, lambda types, attrs: replace(types[0], kind="real", bound=None) if types[0].kind == "int" else types[0], "a in the precision of b", user=False)
 _word("unflatten", 2, lambda types, attrs: Type("real", types[1].shape, join_axes(types)), "a in the shape of b", user=False)
 _word("entry", 1, one_entry, "a number as a vector of one entry", user=False)
 _word("ungather", 1, ungathered, "the first dimension as copies of an `each` again", user=False)

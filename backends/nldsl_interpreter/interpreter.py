@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, State, Type, Unit, refs
+from nldsl.core import Atom, Equation, Instance, Last, Num, Objective, Ref, State, Type, Unit, refs
 from nldsl.names import identifier
 from nldsl.pretrained import check, folder
 from nldsl.vocabulary import KEEPING
 from nldsl.wide import ENTRYWISE, of_the_tick
 from nldsl_interpreter.operations import (
+    Rounded,
     angles,
     arguments,
     attend_pull,
@@ -126,6 +128,7 @@ class _Tick:
     def __init__(self, machine: _Machine, params: Tensors, state: Tensors, batch: int, dtype: torch.dtype):
         self.m, self.params, self.state, self.batch, self.dtype = machine, params, state, batch, dtype
         self.t = int(state[":tick"])
+        self.low: set[str] = set()  # what `bfloat16` has rounded; all values have the dtype of the module
         self.after: Tensors = {}
         self.before = {s.name: self._before(s) for s in machine.unit.states}
 
@@ -138,8 +141,7 @@ class _Tick:
             elif names[0] in m.instances:
                 self._instance(m.instances[names[0]], scope)
             else:
-                value = self.equation(m.equations[names[0]], scope)
-                scope[names[0]] = self._held(value) if names[0] in m.states else value
+                scope[names[0]] = self.equation(m.equations[names[0]], scope)
         for name, state in m.states.items():
             self.after[m.prefix + name] = self._held(self._copies(scope[name], state.type))
         return {name: self._held(self._copies(*self.atom(atom, scope))) for name, atom in m.unit.outputs}
@@ -180,6 +182,19 @@ class _Tick:
     # --- equations ---------------------------------------------------------------------------------
 
     def equation(self, e: Equation, scope: Mapping[str, Tensor]) -> Tensor:
+        """A value; a rounded one has the slope of what is not rounded, at the rounded values it is computed from."""
+        self.low.discard(e.name)
+        if not is_rounded(e, self.low, self.m.types):
+            return self._value(e, scope)
+        if e.name not in self.m.states:
+            self.low.add(e.name)
+        with torch.no_grad():
+            given = {a.name: scope[a.name].bfloat16() for a in e.args if isinstance(a, Ref) and a.name in self.low}
+            low = self._value(e, ChainMap(given, scope), low=True).to(self.dtype)  # type: ignore[arg-type]
+        return Rounded.apply(self._value(replace(e, op="copy") if e.op == "bfloat16" else e, scope), low) if torch.is_grad_enabled() else low
+
+    def _value(self, e: Equation, scope: Mapping[str, Tensor], low: bool = False) -> Tensor:
+        """A value as it is, or with `low`, of arguments that are rounded, in bfloat16."""
         wide = e.name in self.m.of_the_tick
         args, result = [self.atom(a, scope, wide) for a in e.args], self.m.types[e.name]
         if e.op in ENTRYWISE:  # a whole number in arithmetic
@@ -223,7 +238,8 @@ class _Tick:
                     values = [values[0][:, :-first], values[1][..., first:]]
             case "attend" | "attend_pull":
                 values[1:3] = (self._past(e, n, x, e.attr("window"), False) for n, x in zip(("keys", "values"), values[1:3], strict=True))
-        if e.op not in ("conv", "attend") and is_rounded(e, args):
+        reals = [x for x, _ in args if x.is_floating_point()]
+        if low or (e.op not in ("conv", "attend") and reals and all(x.dtype == torch.bfloat16 for x in reals)):
             return rounded(e.op, result, args)
         if e.op == "attend_pull":
             return attend_pull(*values)[e.attr("side")]

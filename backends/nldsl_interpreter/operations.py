@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nldsl.core import Axis, Equation, Num, Type
+from nldsl.core import Axis, Equation, Num, Ref, Type
 from nldsl.vocabulary import is_number
 from nldsl_interpreter.values import integer, lift
 
@@ -217,12 +217,28 @@ MIXED: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 }
 
 
-def is_rounded(e: Equation, args: list[tuple[Tensor, Type]]) -> bool:
+class Rounded(torch.autograd.Function):
+    """A rounded value, which changes with what is not rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, wide: Tensor, low: Tensor) -> Tensor:
+        return low.expand_as(wide).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None]:
+        return given[0], None
+
+
+KEEPS_DTYPE = ("delay", "conv", "attend", "fold", "grad", "cast")
+
+
+def is_rounded(e: Equation, low: set[str], types: Mapping[str, Type]) -> bool:
     """Whether the result is bfloat16 again: all that is not a number is, the condition of `where` aside."""
-    given = list(zip(args, e.args, strict=True))[e.op == "where" :]
-    read = [x for x, a in given if not isinstance(a, Num) and x[0].is_floating_point()]
-    wide = [x for x, t in read if not is_number(t)] or [x for x, _ in read]
-    return bool(wide) and all(x.dtype == torch.bfloat16 for x in wide)
+    if e.op == "bfloat16" or e.op in KEEPS_DTYPE:
+        return e.op == "bfloat16"
+    given = e.args[1:] if e.op == "where" else e.args[:1] if e.op in ("turn", "turn_back") else e.args
+    read = [a for a in given if not isinstance(a, Num) and types[a.name].kind in ("real", "map")]
+    return bool(read) and all(isinstance(a, Ref) and a.name in low for a in [a for a in read if not is_number(types[a.name])] or read)
 
 
 def rounded(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> Tensor:

@@ -16,7 +16,7 @@ from nldsl_testing.example import Example
 from nldsl_testing.noise import Noise
 from nldsl_testing.subject import Subject, Tensors, cut
 
-# Gradients of values in bfloat16 are in bfloat16 too, and in which order they are summed is not said.
+# A module's gradients of values in bfloat16 are in bfloat16 too, and in which order they are summed is not said.
 ROUNDED = FACTOR * 2.0**-9
 NOTHING = 0.1  # A run that has lost so much has no digit left.
 GROUPS = ("output", "state", "gradient of")

@@ -16,6 +16,7 @@ from nldsl.dims import Dim
 from nldsl.lower.numbers import number
 from nldsl.lower.order import ordered
 from nldsl.lower.rewrite import Rewriter, retyped
+from nldsl.lower.rounding import rounded
 from nldsl.lower.turns import turned
 from nldsl.vocabulary import is_number
 
@@ -137,6 +138,18 @@ def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
     for part in objective.equations:
         if any(isinstance(a, Ref) and a.name in depends for a in part.args):
             depends.add(part.name)
+    low = rounded(*work.finish()) if any(e.op == "bfloat16" for e in work.equations.values()) else frozenset[str]()
+
+    def exact(atom: Atom) -> Atom:
+        """A value in the dtype of the memory: cotangents are not rounded, whatever they pass."""
+        return work.emit("cast", atom, at) if isinstance(atom, Ref) and atom.name in low else atom
+
+    def pull(forward: Equation, part: Equation, index: int, cotangent: Atom) -> Atom | None:
+        args = tuple(map(exact, forward.args))
+        again = forward.name in low and forward.op != "bfloat16"
+        value = work.emit(forward.op, *args, **dict(forward.attrs)) if again else Ref(forward.name, part.span)
+        return _pull(work, replace(forward, args=args), value, part, index, cotangent)
+
     adjoints: dict[str, Atom] = {}
 
     def accumulate(name: str, contribution: Atom | None) -> None:
@@ -151,7 +164,7 @@ def _gradient(work: Rewriter, equation: Equation, objective: Objective) -> None:
             continue
         for index, arg in enumerate(part.args):
             if isinstance(arg, Ref) and arg.name in depends:
-                value = _pull(work, forward, part, index, cotangent)
+                value = pull(forward, part, index, cotangent)
                 accumulate(arg.name, None if value is None else _narrow(work, value, work.type(forward.args[index])))
     total = adjoints.get(objective.self)
     if total is None:
@@ -259,7 +272,7 @@ PULLBACKS: dict[str, tuple[Pullback | None, ...]] = {
 }  # fmt: skip
 
 
-def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotangent: Atom) -> Atom | None:
+def _pull(work: Rewriter, forward: Equation, value: Atom, part: Equation, index: int, cotangent: Atom) -> Atom | None:
     if forward.op in ("gather", "ungather"):
         axis = forward.attr("axis")
         return work.emit("ungather" if forward.op == "gather" else "gather", cotangent, axis=axis)
@@ -269,12 +282,12 @@ def _pull(work: Rewriter, forward: Equation, part: Equation, index: int, cotange
     if isinstance(cotangent, Num) and is_number(result) and result.shape and forward.op in VECTORS:
         cotangent = work.emit("fill", cotangent, _shaped(work, Ref(forward.name)))
     if forward.op == "attend":
-        value = work.entry(cotangent, result)
-        return work.emit("attend_pull", *forward.args, value, side=index, **dict(forward.attrs))
+        given = work.entry(cotangent, result)
+        return work.emit("attend_pull", *forward.args, given, side=index, **dict(forward.attrs))
     pullback = PULLBACKS.get(forward.op, (None,) * len(forward.args))[index]
     if pullback is None:
         raise NotDifferentiable(part)
-    return pullback(work, forward.args, Ref(forward.name, part.span), cotangent)
+    return pullback(work, forward.args, value, cotangent)
 
 
 def _times(work: Rewriter, cotangent: Atom, other: Atom, wanted: Atom) -> Atom:

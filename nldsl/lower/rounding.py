@@ -29,7 +29,7 @@ def is_rounded(e: Equation, names: set[str] | frozenset[str], types: Mapping[str
     """Whether an equation gives bfloat16 where these names are."""
     if e.op == "bfloat16":
         return True
-    if e.op in HOLDING:
+    if e.op in HOLDING or e.op == "cast":
         return False
     given = e.args[1:] if e.op == "where" else e.args[:1] if e.op in ("turn", "turn_back") else e.args
     read = [a for a in given if not isinstance(a, Num) and types[a.name].kind in ("real", "map")]

@@ -60,9 +60,9 @@ def test_every_operation_runs(op):
     for types, attrs, result in found:
         names = [f"a{n}" for n in range(len(types))]
         m = object.__new__(_Machine)
-        m.params, m.of_the_tick, m.types = {}, frozenset(), {**dict(zip(names, types, strict=True)), "y": result}
+        m.params, m.states, m.of_the_tick, m.types = {}, {}, frozenset(), {**dict(zip(names, types, strict=True)), "y": result}
         tick = object.__new__(_Tick)
-        tick.m, tick.batch, tick.dtype, tick.t = m, B, torch.float64, 0
+        tick.m, tick.batch, tick.dtype, tick.t, tick.low = m, B, torch.float64, 0, set()
         e = Equation("y", op, tuple(Ref(n, NOWHERE) for n in names), NOWHERE, tuple(attrs.items()))
         y = tick.equation(e, {n: value(t) for n, t in zip(names, types, strict=True)})
         torch.broadcast_to(y, (B, *sizes(result)))
