@@ -17,6 +17,7 @@ from nldsl.program import Program
 from nldsl_interpreter import run_rule
 from nldsl_testing.compare import FACTOR, TOLERANCE, Diverges, distances, equal, within_range, worst
 from nldsl_testing.runs import Falsified
+from nldsl_testing.subject import rounds
 
 LEAST = {"any": 0, "vector": 1, "matrix": 2, "stack": 2}
 MOST = {"any": 3, "vector": 1, "matrix": 2, "stack": 4}
@@ -82,7 +83,7 @@ class RuleSubject:
     @property
     def tolerance(self) -> float:
         """Of float64; where values are rounded to bfloat16 on the way, the order of a sum decides about their last bit."""
-        return 2**-8 if any(e.op == "bfloat16" for e in self.rule.unit.equations) else TOLERANCE
+        return 2**-8 if rounds(self.rule.unit) else TOLERANCE
 
     @property
     def of_layers(self) -> bool:

@@ -112,9 +112,7 @@ class Subject:
     @cached_property
     def rounds(self) -> bool:
         """Whether values are rounded to bfloat16 on the way."""
-        equations = [e for _, unit in self.parts for e in unit.equations]
-        inside = [p for e in equations if e.op == "grad" for p in e.attr("objective").equations]
-        return any(e.op == "bfloat16" for e in (*equations, *inside))
+        return any(map(rounds, (unit for _, unit in self.parts)))
 
     # --- names -------------------------------------------------------------------------------------
 
@@ -190,6 +188,12 @@ class Subject:
     @property
     def file(self) -> str:
         return Path(self.program.source.name).name
+
+
+def rounds(unit: Unit) -> bool:
+    """Whether values are rounded to bfloat16, in objectives too."""
+    inside = [p for e in unit.equations if e.op == "grad" for p in e.attr("objective").equations]
+    return any(e.op == "bfloat16" for e in (*unit.equations, *inside))
 
 
 def cut(inputs: Mapping[str, Tensor], start: int, stop: int) -> Tensors:

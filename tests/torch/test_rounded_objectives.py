@@ -8,6 +8,7 @@ from nldsl_testing.example import Example
 from nldsl_testing.properties import PROPERTIES
 from nldsl_testing.runs import compiled, interpret
 from nldsl_testing.subject import Subject
+from nldsl_testing.verify import Budget, verify
 
 OBJECTIVES = {
     "a read": "0.5 * sqnorm(b(S(k)) - v)",
@@ -80,3 +81,11 @@ def test_outer_gradients_of_the_interpreter_are_exact() -> None:
     assert torch.allclose(run.gradients(weights)["W"], torch.outer(slope, x[0, 0]), rtol=0, atol=1e-14)
     found = compiled(of, one).gradients(weights)["W"]
     assert torch.allclose(found, torch.outer(slope, x[0, 0]), rtol=2**-6)
+
+
+def test_the_objective_of_a_rule_may_round() -> None:
+    text = """rule odd(lr = 0.01) {
+  memory mean : like(w) = zeros { minimize 0.5 * sqnorm(tanh(bfloat16(mean)) - g) by gd(0.3) }
+  update last w - lr * mean
+}"""
+    assert not [o for o in verify(nldsl.load(text), budget=Budget.of(quick=True)) if o.failure is not None]
