@@ -86,6 +86,8 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
                  objective.span, Label(calls[0].span, "used as a function here"), expected="a block whose inputs stand outside every `each`")  # fmt: skip
         return None
     target = objective.result
+    if isinstance(target, Ref) and not _ancestors(equations, target.name) <= equations.keys() | _given(b):
+        return None  # something on the way is wrong itself, and reported
     leads: dict[str, Equation] = {}  # those that read the memory within this tick, in order
     for e in _in_order(equations):
         if any(a.name == place.state if isinstance(a, Last) else isinstance(a, Ref) and a.name in leads for a in read_by(e)):
@@ -123,6 +125,13 @@ def passes_time(b: Builder, memory: str, way: Sequence[Equation], span: Span, he
         b.report("NL409", f"the way from `{memory}` to its objective passes what is kept from tick to tick", span,
                  Label(wrong.span, "it gathers ticks"), expected="streams of one tick between them", help=help)  # fmt: skip
     return wrong is not None
+
+
+def _given(b: Builder) -> set[str]:
+    """What no equation of the unit computes; a memory without one has a step that is wrong."""
+    inside = [o for e in b.equations if (o := e.attr("objective")) is not None]
+    names = [x.name for x in (*b.inputs, *b.params, *(part for o in inside for part in o.equations))]
+    return {*names, *(o.self for o in inside), *(f"{i.name}.{o}" for i in b.instances for o in i.outputs)}
 
 
 def _in_order(equations: dict[str, Equation]) -> list[Equation]:

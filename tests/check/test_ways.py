@@ -1,0 +1,41 @@
+"""The way from a memory to an objective that is a stream: what is wrong on it is said once, where it is wrong."""
+
+import pytest
+
+from nldsl.pipeline import check_source
+from nldsl.source import Source
+
+PARTS = """block good(d) { in x : real[d]  param W : d -> d  out y = W(x) }
+block bad(d) { in x : real[d]  out y = nope(x) }
+"""
+# The statements between `y0 = last M(x)` and the end of the block, and the one error they have.
+WRONG = {
+    "h = foo(y0)  loss = 0.5 * sqnorm(h - x)": "NL101",
+    "loss = 0.5 * sqnorm(y0 - nope)": "NL101",
+    "h = dot(y0, 1, 2)  loss = h": "NL110",
+    "a = y0 + nope  b = tanh(a)  loss = sqnorm(b)": "NL101",
+    "y1 = last N(x) + y0  loss = sqnorm(y1)": "NL101",
+    "memory S : d -> d { minimize -dot(S(unit(y0)), x) by nope(1) }  loss = sqnorm(S(x) - x)": "NL112",
+    "memory S : d -> d { minimize -dot(S(unit(y0)), zz) by gd(1) }  loss = sqnorm(S(x) - x)": "NL101",
+    "memory S : q -> d { minimize -dot(S(y0), x) by gd(1) }  loss = sqnorm(S(x) - x)": "NL101",
+    "memory A : store(d -> d) { key nope  value y0 }  loss = sqnorm(A(x) - x)": "NL101",
+    "z = bad(y0)  loss = sqnorm(z - x)": "NL101",
+    "z = good(y0, k = 3)  loss = sqnorm(z - x)": "NL110",
+    "z = good(y0)  loss = sqnorm(z.q - x)": "NL101",
+    "each h in 2 { u = y0 + nope }  loss = sum(flatten(u))": "NL101",
+    "chain z = y0 over i in 0 .. 3 { z = nope(z) }  loss = sqnorm(z)": "NL101",
+    "for i in 0 .. 2 { z[i] = nope(y0) }  loss = sum(sqnorm(z[i]) for i in 0 .. 2)": "NL101",
+    "loss = sqnorm(delay(y0, nope))": "NL105",
+    # What leads nowhere is said as before.
+    "loss = sqnorm(x)": "NL404",
+    "loss = sqnorm(M(x))": "NL404",
+    "memory S : d -> d { minimize -dot(S(unit(x)), x) by gd(1) }  loss = sqnorm(S(x))": "NL404",
+}
+
+
+@pytest.mark.parametrize("body", WRONG)
+def test_only_the_root_is_reported(body: str) -> None:
+    parts = PARTS if "bad(" in body else PARTS.replace("nope(x)", "x")
+    memory = "memory M : d -> d = learned every 2 { minimize loss over sum by gd(0.1) }  y0 = last M(x)"
+    text = f"{parts}block b(d) {{\n  in x : real[d]\n  {memory}\n  {body}\n  out y = x + y0\n}}\n"
+    assert [d.code for d in check_source(Source("b.nl", text)).errors] == [WRONG[body]]
