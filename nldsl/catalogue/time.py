@@ -56,7 +56,8 @@ PAGES = {
     ),
     "NL310": error(
         "a cycle within one tick",
-        "A value of this tick depends on itself. `last NAME` reads the value before this tick and breaks the cycle. Only"
+        "A value of this tick depends on itself. `last NAME` reads the value before this tick and breaks the cycle,"
+        " and so does `delay(NAME, n)` by a tick or more. Only"
         " an implicit step may read the state it computes, through the gradient taken there: `grad(at = w)`.",
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update 0.9 * last S + outer(S(x), x) }\n  out y = S(x)\n}",
         "block b(d) {\n  in x : real[d]\n  memory S : d -> d { update 0.9 * last S + outer(last S(x), x) }\n  out y = S(x)\n}",

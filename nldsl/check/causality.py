@@ -108,9 +108,13 @@ def shortest_cycle(edges: Mapping[str, Mapping[str, object]], component: set[str
 
 
 def _report(reading: Reading, edges: Edges, cycle: list[str]) -> Diagnostic:
+    def own(name: str) -> bool:
+        """Whether the author wrote it: `y.1` is a copy of `y[1]`, or a part of the equation of `y`."""
+        return shown(name) and name.split(".")[0] not in reading.equations.keys() - {name}
+
     steps = list(zip(cycle, cycle[1:] + cycle[:1], strict=True))
-    written = [name for name in cycle if shown(name)] or [cycle[0].split(".")[0]]
-    breaks = next((pair for pair in steps if pair[1] in reading.states), next((p for p in steps if shown(p[1])), steps[0]))
+    written = [name for name in cycle if own(name)] or [cycle[0].split(".")[0]]
+    breaks = next((pair for pair in steps if pair[1] in reading.states), next((p for p in steps if own(p[1])), steps[0]))
     reader, read = breaks
     where = edges[reader][read].span
     place = reading.equations[reader].span if reader in reading.equations else where
@@ -119,7 +123,7 @@ def _report(reading: Reading, edges: Edges, cycle: list[str]) -> Diagnostic:
     for name in cycle:
         span = reading.equations[name].span if name in reading.equations else reading.instances[name].span
         if span != where and all(label.span != span for label in labels) and len(labels) < 6:
-            labels.append(Label(span, f"`{name}` is computed here" if shown(name) else ""))
+            labels.append(Label(span, f"`{name}` is computed here" if own(name) else ""))
     code = place.text
     applied = code.startswith(f"{read}(") or code == read
     return Diagnostic(

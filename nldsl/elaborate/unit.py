@@ -11,6 +11,7 @@ from nldsl.diagnostics import Diagnostic, Label
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Place, Skip, TooLarge
 from nldsl.elaborate.constants import constant
+from nldsl.elaborate.delays import break_cycles
 from nldsl.elaborate.instances import Instances
 from nldsl.elaborate.paths import complete
 from nldsl.elaborate.scope import Called, Constant, Operator, Remembered, Scope, Sizes, Stream
@@ -40,6 +41,7 @@ def elaborate_unit(
     try:
         work.body(block.body, scope)
         work.anchors()
+        break_cycles(b)
         work.wanted |= complete(b, work.open) | work.judged()
     except TooLarge:  # reported, and a part of it says nothing
         return Unit(key, block.name, tuple(formals.items()), (), (), (), (), (), (), (), block.span), b.diagnostics, set()
