@@ -222,11 +222,32 @@ class Learners(Structures):
         seen = {e.args[1] if e.op == "apply" and getattr(e.args[0], "name", "") == objective.self else None for e in uses}
         atom = seen.pop() if len(seen) == 1 else None
         if atom is None or getattr(atom, "name", "") in own:
-            what = "applied to what depends on it" if atom is not None else "not applied at one place"
-            raise self.b.fail("NL406", f"`x` is what `{learner.memory}` is applied to, and it is {what}", learner.now.span,
-                              Label(objective.span, "in this objective"), Label(expr.span, "read here"),
-                              expected="one place where the operator is applied, and to what it does not give itself", help="gd(...)")  # fmt: skip
+            read = dict.fromkeys(f"`{e.span.text}`" for e in uses)
+            if objective.span.text.isidentifier():
+                what, found = "its objective is a stream of the block", f"the stream `{objective.span.text}`"
+            elif atom is not None:
+                what, found = "it is applied to what depends on it", ", ".join(read)
+            elif None not in seen and len(read) > 1:
+                what, found = f"it is applied at {len(read)} places", ", ".join(read)
+            else:
+                what, found = "it is not applied, or not only", ", ".join(read) or f"`{objective.span.text}`"
+            raise self.b.fail("NL406", f"`x` is what `{learner.memory}` is applied to, and {what}", learner.now.span,
+                              Label(objective.span, "in this objective"), Label(expr.span, "read here"), found=found,
+                              expected=f"an objective in which `{learner.memory}` is applied at one place, to what it does not give itself",
+                              help=self._without_x(learner.now.span.text))  # fmt: skip
         return self.b.emit("stop", (atom,), expr.span, hint=f"{learner.memory}.x") if learner.cut or learner.given else atom
+
+    def _without_x(self, step: str) -> str:
+        """A step by a rule that takes any objective, with the same numbers where it has them."""
+        name, _, rest = step.partition("(")
+        rule = self._rule(name)
+        other = self._rule(rule.otherwise or "") if rule is not None else None
+        same = rule is not None and other is not None and [f.name for f in rule.formals] == [f.name for f in other.formals]
+        return f"{other.name}({rest}" if same and other is not None else "gd(...)"
+
+    def _rule(self, name: str) -> tree.Rule | None:
+        found = self.top.find(name)
+        return found.value if isinstance(found, Constant) and isinstance(found.value, tree.Rule) else None
 
     def _grad(self, expr: tree.Call, scope: Scope, hint: str, name: str | None) -> Atom:
         if len(expr.args) != 1 or expr.args[0].name != "at":

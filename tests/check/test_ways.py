@@ -39,3 +39,25 @@ def test_only_the_root_is_reported(body: str) -> None:
     memory = "memory M : d -> d = learned every 2 { minimize loss over sum by gd(0.1) }  y0 = last M(x)"
     text = f"{parts}block b(d) {{\n  in x : real[d]\n  {memory}\n  {body}\n  out y = x + y0\n}}\n"
     assert [d.code for d in check_source(Source("b.nl", text)).errors] == [WRONG[body]]
+
+
+APPLIED = {
+    "loss": ("its objective is a stream of the block", "the stream `loss`"),
+    "0.5 * sqnorm(S(x) - x) + sqnorm(S(2 * x))": ("it is applied at 2 places", "`S(x)`, `S(2 * x)`"),
+    "0.5 * sqnorm(transpose(S)(x) - x)": ("it is not applied, or not only", "`transpose(S)`"),
+    "sqnorm(S)": ("it is not applied, or not only", "`sqnorm(S)`"),
+}
+
+
+@pytest.mark.parametrize("objective", APPLIED)
+def test_what_an_operator_is_not_applied_to(objective: str) -> None:
+    """`dgd` erases at what the operator is applied to, which only an objective with one such place says; `gd` takes any."""
+
+    def errors(step: str):
+        body = f"memory S : d -> d {{ minimize {objective} by {step} }}\n  loss = 0.5 * sqnorm(last S(x) - x)\n  out y = S(x)"
+        return check_source(Source("b.nl", f"block b(d) {{\n  in x : real[d]\n  {body}\n}}\n")).errors
+
+    (wrong,) = errors("dgd(0.1, keep = 0.9)")
+    what, found = APPLIED[objective]
+    assert (wrong.code, wrong.message, wrong.found) == ("NL406", f"`x` is what `S` is applied to, and {what}", found)
+    assert wrong.help == "gd(0.1, keep = 0.9)" and not errors(wrong.help)
