@@ -117,13 +117,12 @@ class Reversible(Fusible):
         numbers, rest = args[: self.numbers], args[self.numbers :]
         if numbers[-1] != self.ticks or not self.fuses:
             return fn(*args)
-        some = rest[self.batch]
-        size = some.shape[0]
+        size = rest[self.batch].shape[0]
         if size not in self.batches and len(self.batches) == BATCHES:
             return fn(*args)
         self.batches.add(size)
-        key = fn, numbers, size, some.dtype, some.device
         tensors = [x.contiguous() for x in rest if isinstance(x, Tensor)]
+        key = fn, numbers, tensors[0].device, *[x.shape for x in tensors], *[x.dtype for x in tensors]
         with torch.no_grad():
             if key not in self.fast:
                 self.fast[key] = self.traced(fn, numbers, rest, tensors)
@@ -133,7 +132,7 @@ class Reversible(Fusible):
     def traced(self, fn, numbers, rest, tensors):
         """Compiled code from `tensors`, those of `rest`, to those of `fn(*numbers, *rest)`, and that value with holes for them.
 
-        A window has the same shapes wherever it stands, so nothing has to be asked again at each call, as `torch.compile` would.
+        Such code reads memory as it expects it: it is for tensors of the same shapes and dtypes, contiguous ones, and asks nothing more.
         """
         from torch import _inductor as inductor
         from torch._dynamo import lookup_backend

@@ -82,6 +82,7 @@ class Keeping:
         self.body, self.before, self.after, self.ticks = body, before, after, ticks
         self.n = "1" if ticks is None else "n_"
         self.pairs: dict[str, str] = {}
+        self.pulls: dict[str, str] = {}  # gradients of looks, by their arguments
         self.apart: set[str] = set()
 
     def write(self, e: Equation) -> None:
@@ -129,8 +130,12 @@ class Keeping:
             assert self.ticks is None or key in self.pairs, "a look at a store before it keeps its pairs"
             earlier = f"torch.cat([{self.before[key]}{_wide(axes, own)}, {x}], -2)"  # at one tick its own pair is all there is
             kept.append(self.pairs[key] + _wide(axes, own) if key in self.pairs else earlier)
-        call = f"attention_pull({e.attr('side')}, {q}, {k}, {v}, {c[0]}" if c else f"attention_look({q}, {k}, {v}"
-        self.body.lines.append(f"{self.body.names.of(e.name)} = {call}, {', '.join(kept)}, {e.attr('window')}){self._one()}")
+        args, say, names = ", ".join([q, k, v, *c, *kept, str(e.attr("window"))]), self.body.lines.append, self.body.names
+        if c and args not in self.pulls:
+            self.pulls[args] = names.fresh("pulls")
+            say(f"{self.pulls[args]} = attention_pull({args})")
+        found = f"{self.pulls[args]}[{e.attr('side')}]" if c else f"attention_look({args})"
+        say(f"{names.of(e.name)} = {found}{self._one()}")
 
     def _one(self) -> str:
         return ".squeeze(-2)" if self.ticks is None else ""

@@ -66,16 +66,14 @@ def attention_look(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
     return p @ values + p.diagonal(P, -2, -1).unsqueeze(-1) * (v - values[..., P:, :])
 
 
-def attention_pull(side: int, q: Tensor, k: Tensor, v: Tensor, c: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
-    """At each tick the gradient of <c, y>, y = attention_look(q, k, v, ..), with respect to q, k or v, by the number of the side."""
+def attention_pull(q: Tensor, k: Tensor, v: Tensor, c: Tensor, keys: Tensor, values: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """At each tick the gradients of <c, y>, y = attention_look(q, k, v, ..), with respect to q, k and v."""
     p, P = _weights(q, k, keys, window)
-    if side == 2:
-        return p.diagonal(P, -2, -1).unsqueeze(-1) * c
     own = torch.arange(q.shape[-2], device=q.device)[:, None] + P == torch.arange(keys.shape[-2], device=q.device)
     meant = p * torch.where(own, (c * v).sum(-1, keepdim=True), c @ values.mT)
     g = (meant - p * meant.sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
     mine = g.diagonal(P, -2, -1).unsqueeze(-1)
-    return mine * q if side == 1 else g @ keys + mine * (k - keys[..., P:, :])
+    return g @ keys + mine * (k - keys[..., P:, :]), mine * q, p.diagonal(P, -2, -1).unsqueeze(-1) * c
 
 
 def gelu_slope(x: Tensor) -> Tensor:

@@ -95,6 +95,8 @@ def fitting(state: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Ten
         wanted, given = list(value.shape), list(state[key].shape)
         if len(wanted) != len(given) or any(w != g and w for w, g in zip(wanted, given)):
             raise ValueError(f"the state `{key}` is {given}, expected {wanted}: a state belongs to one module and one batch size")
+        if state[key].dtype != value.dtype and not torch.is_autocast_enabled(value.device.type):
+            raise ValueError(f"the state `{key}` is {state[key].dtype}, expected {value.dtype}: use state[{key!r}].to({value.dtype})")
     return state
 
 

@@ -105,6 +105,7 @@ def test_wrong_states(delta: torch.nn.Module) -> None:
         ({}, "missing"),
         (other.initial_state(2), "not a state of this module"),
         ({"S": torch.zeros(2, 3, 4)}, "expected"),
+        ({n: v.double() for n, v in delta.initial_state(2).items()}, r"float64, expected torch.float32: use state\['S'\].to"),
     ):
         with pytest.raises(ValueError, match=what):
             delta.step(x, x, state)
