@@ -26,11 +26,16 @@ def infer_shapes(unit: Unit, instantiate: Instantiate) -> tuple[Unit, Types, lis
         The unit with its instances resolved, filters typed and implied states added; the type of every name whose
         definition is right; what is wrong.
     """
-    work = _Shapes(unit, instantiate)
-    for name in list(work.equations):
-        work.settle(name)
-    for instance in unit.instances:
-        work.settle(f"{instance.name}.{instance.outputs[0]}" if instance.outputs else instance.name)
+    wider: Types = {}
+    while True:
+        work = _Shapes(unit, instantiate, dict(wider))
+        for name in list(work.equations):
+            work.settle(name)
+        for instance in unit.instances:
+            work.settle(f"{instance.name}.{instance.outputs[0]}" if instance.outputs else instance.name)
+        if work.wider == wider:
+            break
+        wider = work.wider
     for state in unit.states:
         work.check_state(state)
     for equation in unit.equations:
@@ -39,8 +44,9 @@ def infer_shapes(unit: Unit, instantiate: Instantiate) -> tuple[Unit, Types, lis
 
 
 class _Shapes:
-    def __init__(self, unit: Unit, instantiate: Instantiate):
+    def __init__(self, unit: Unit, instantiate: Instantiate, wider: Types):
         self.unit, self.instantiate = unit, instantiate
+        self.wider = wider  # names on a cycle that stand in more copies than what they were assumed to be like
         self.types: Types = {}
         self.diagnostics: list[Diagnostic] = []
         self.failed: set[str] = set()
@@ -117,7 +123,7 @@ class _Shapes:
                 found = self.types.get(arg.name)
                 if found is None or found.kind != "real":
                     continue
-                self.assumed[name] = self.types[name] = found
+                self.assumed[name] = self.types[name] = self.wider.get(name, found)
                 for reader in reversed(names[:at]):
                     open_names = {n for n in names if n not in self.types}
                     for beside in [n for n in self._reads(reader) if not self._known(n) and not self._reaches(n, open_names)]:
@@ -149,7 +155,7 @@ class _Shapes:
         span = self.equations[name].span if name in self.equations else self.unit.span
         self.failed.add(name)
         self.diagnostics.append(
-            Diagnostic("NL204", f"the shape of `{name}` depends on itself", (Label(span),),
+            Diagnostic("NL204", f"the shape of `{name.split('.')[0]}` depends on itself", (Label(span),),
                        expected="a memory with a declared type on every cycle",
                        help=f"memory {through.split('.')[0]} : real[n] = zeros {{ update ... }}"))  # fmt: skip
 
@@ -165,10 +171,13 @@ class _Shapes:
         if result is None:
             self.failed.add(name)
         elif name not in self.states:
-            if self.assumed.get(name, result) != result:
+            assumed = self.assumed.get(name, result)
+            if assumed.shape == result.shape and {*assumed.axes} < {*result.axes}:
+                self.wider[name] = result
+            elif assumed != result:
                 self.failed.add(name)
                 self.diagnostics.append(
-                    Diagnostic("NL204", f"the shape of `{name}` depends on itself", (Label(equation.span),), expected=str(self.assumed[name]),
+                    Diagnostic("NL204", f"the shape of `{name.split('.')[0]}` depends on itself", (Label(equation.span),), expected=str(assumed),
                                found=str(result), help="a memory has a declared type"))  # fmt: skip
             self.types[name] = result
         elif self.states[name].type == Type("real", (), result.axes) and is_number(result) and result.shape:
