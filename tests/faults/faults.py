@@ -243,7 +243,7 @@ KEPT = (
     Fault("a store that is only looked at", "state not returned", LOWER + "share.py", "kept[first[key]] = replace(kept[first[key]], attrs=e.attrs)", "pass", ("kept.nl",)),
     Fault("the weights of the tick before", "off by one tick", TORCH + "ops.py", """{text(e.args[0])}[..., 0]\"""", """{text(e.args[0])}[..., 1]\"""", ("kept.nl",)),
     Fault("turned on in reverse", "sign", LOWER + "differentiate.py", '"turn": (lambda w, a, y, c: w.emit("turn_back"', '"turn": (lambda w, a, y, c: w.emit("turn"', ("kept.nl",)),
-    Fault("the weight of another pair", "wrong choice", TORCH + "reverse.py", "return p.diagonal(P, -2, -1)", "return p.diagonal(0, -2, -1)", ("kept.nl",)),
+    Fault("the weight of another pair", "wrong choice", TORCH + "reverse.py", "mine * q, p.diagonal(P, -2, -1)", "mine * q, p.diagonal(0, -2, -1)", ("kept.nl",)),
     Fault("weights that do not sum to one", "dropped term", TORCH + "reverse.py", "(meant - p * meant.sum(-1, keepdim=True)) *", "meant *", ("kept.nl",)),
 )  # fmt: skip
 
