@@ -115,9 +115,10 @@ class Reversible(Fusible):
     def run(self, fn, args):
         """`fn(*args)`, by compiled code where this is a whole window."""
         numbers, rest = args[: self.numbers], args[self.numbers :]
-        if numbers[-1] != self.ticks or not self.fuses:
+        some = rest[self.batch]
+        if numbers[-1] != self.ticks or not self.fuses or torch.is_autocast_enabled(some.device.type):
             return fn(*args)
-        size = rest[self.batch].shape[0]
+        size = some.shape[0]
         if size not in self.batches and len(self.batches) == BATCHES:
             return fn(*args)
         self.batches.add(size)

@@ -162,8 +162,12 @@ def test_windows_under_autocast():
             y = m(x)
         return torch.autograd.grad(y.float().square().sum(), list(m.parameters()))
 
+    expected = m(x)
     with compiled("eager"):
         found = grads()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            m(x)
+        assert distance(m(x), expected) < 1e-5, "what is compiled under autocast serves no other call"
     assert all(distance(a, b) < 1e-2 for a, b in zip(found, grads(), strict=True))
 
 
