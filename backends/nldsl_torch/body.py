@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nldsl.core import Atom, Equation, Last, Num, Ref, Type
@@ -160,6 +160,9 @@ def renamed(code: str, local: set[str]) -> str:
 MATRICES = frozenset({"matmul", "solve", "matrix_power", "eigenvectors", "identity"})
 
 
-def worth_fusing(equations: Sequence[Equation]) -> bool:
-    """Whether a region has at least four entrywise operations: a compilation takes seconds, a matrix product gains nothing."""
-    return sum(e.op not in ("apply", "gather", "flatten", "index", "copy", "transpose", "stop", *MATRICES) for e in equations) >= 4
+def worth_fusing(equations: Sequence[Equation], rounded: Collection[str]) -> bool:
+    """Whether a region has at least four entrywise operations: a compilation takes seconds, a matrix product gains nothing.
+
+    Fused code would not round between operations on bfloat16.
+    """
+    return not any(e.name in rounded for e in equations) and sum(e.op not in ("apply", "gather", "flatten", "index", "copy", "transpose", "stop", *MATRICES) for e in equations) >= 4

@@ -6,6 +6,7 @@ Imports torch only: this text is embedded in generated files. With `compiled` on
 from __future__ import annotations
 
 import functools
+import types
 
 import torch
 from torch import Tensor
@@ -65,19 +66,26 @@ class Region(Fusible):
     """
 
     def __init__(self, fn, streams: int, pasts: int, entrywise: bool):
-        self.fn, self.streams, self.pasts, self.entrywise, self.fast = fn, streams, pasts, entrywise, None
+        self.fn, self.streams, self.pasts, self.entrywise = fn, streams, pasts, entrywise
+        self.fast: dict = {}
         self.__doc__ = fn.__doc__
 
     def __call__(self, *args):
         if not (self.entrywise and self.fuses) or args[0].shape[1] == 1:
             return self.fn(*args)
-        if self.fast is None:
-            self.fast = torch.compile(self.fn, backend=self.backend, fullgraph=True, options=self.options(args[0].device))
+        key = args[0].dtype, args[0].device, torch.is_grad_enabled()
+        if key not in self.fast:
+            # A function of its own: what is compiled again, and how often, is counted by code object.
+            own = types.FunctionType(self.fn.__code__.replace(co_name=f"{self.fn.__name__}_{len(self.fast)}"), self.fn.__globals__)
+            self.fast[key] = torch.compile(own, backend=self.backend, fullgraph=True, options=self.options(args[0].device))
         for i, x in enumerate(args[: self.streams + self.pasts]):
             torch._dynamo.maybe_mark_dynamic(x, 0)
             if i < self.streams:
                 torch._dynamo.maybe_mark_dynamic(x, 1)
-        return self.fast(*args)
+        try:
+            return self.fast[key](*args)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # what differs in yet another way, as in which params learn, runs as it is
+            return self.fn(*args)
 
 
 def region(streams: int, pasts: int = 0, fuse: bool = True):
@@ -108,7 +116,7 @@ class Reversible(Fusible):
         tensors = args[self.numbers :]
         if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
             return self.run(self.fn, args)[0]
-        if torch.is_autocast_enabled(tensors[0].device.type):
+        if torch.is_autocast_enabled(tensors[0].device.type) or torch.compiler.is_compiling():
             return self.fn(*args)[0]  # torch finds the gradients itself, which compiled code does not let it
         return _Reverse.apply(self, *args)
 

@@ -129,7 +129,7 @@ class StepWriter:
         fn = self.shared.setdefault(key, f"{self.prefix}_region_{n}")
         if fn == f"{self.prefix}_region_{n}":
             self.functions += [
-                f"@region(streams={len(streams)}, pasts={len(pasts)}, fuse={bool(streams) and worth_fusing(equations)})",
+                f"@region(streams={len(streams)}, pasts={len(pasts)}, fuse={bool(streams) and worth_fusing(equations, self.rounded)})",
                 f"def {fn}({', '.join(args)}):",
                 f'    """Equations of `{self.unit.block}` without state, for all ticks."""',
                 *(f"    {line}" for line in rest),
@@ -270,7 +270,7 @@ class StepWriter:
             body.equation(e)
         reads = [r for r in body.reads if r not in self.static] + [r for r in body.reads if r in self.static]
         self.functions += [
-            f"@region(streams={sum(r not in self.static for r in reads)}, fuse={worth_fusing(rest)})",
+            f"@region(streams={sum(r not in self.static for r in reads)}, fuse={worth_fusing(rest, self.rounded)})",
             f"def {prefix}_around({', '.join(names.of(r) for r in reads)}):",
             f'    """Equations around {scan.state}, for all ticks."""',
             *(f"    {line}" for line in body.lines),

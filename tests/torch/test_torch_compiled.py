@@ -1,5 +1,6 @@
 """Compiled regions: eager numbers, no compilation for another length, batch or depth."""
 
+import copy
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -186,14 +187,63 @@ def test_each_precision_has_compiled_windows_of_its_own():
     assert found[0] < found[1] == found[2]
 
 
-def test_windows_inside_a_module_that_is_compiled():
-    """`torch.compile` around a module whose windows are compiled: its own code, and the same numbers."""
-    c = zoo("ttt_linear")
-    x = c.input(2, 70)
-    expected = c.module(x)
-    with compiled("eager"), torch.no_grad():
-        found = torch.compile(c.module, backend="eager")(x)
-    assert distance(found, expected) < 1e-12
+WAYS = """block ways(d) {
+  in x : real[d]
+  param W : d -> d
+  y = tanh(W(x)) * sigmoid(x) * exp(-abs(x)) + x
+  memory S : d -> d = learned { minimize 0.5 * sqnorm(S(unit(x)) - y) at start(4) by gd(0.5) }
+  out z = S(y)
+}
+"""
+
+
+def test_however_many_ways_a_module_is_used():
+    """Dtypes, batches of one, params that do not learn, with and without gradients: nothing stops it, and the numbers are those of eager."""
+    c = case(WAYS, "ways", d=4)
+    x = c.input(3, 20)
+
+    def runs():
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float32):
+            m = copy.deepcopy(c.module).to(dtype)
+            for batch in (3, 1, 2):
+                for learns in (True, False):
+                    m.requires_grad_(learns)
+                    for z in (x[:batch].to(dtype), x[:batch].to(dtype).requires_grad_()):
+                        yield dtype, m(z)
+                        with torch.no_grad():
+                            yield dtype, m(z)
+
+    wanted = list(runs())
+    with compiled("eager"):
+        for (dtype, found), (_, expected) in zip(runs(), wanted, strict=True):
+            assert distance(found.double(), expected.double()) < 50 * torch.finfo(dtype).eps
+
+
+@pytest.mark.inductor
+def test_rounded_regions_by_inductor():
+    """Between two operations on bfloat16 values there is a rounding, which fused code would leave out."""
+    text = "block r(d) { in x : real[d]  h = bfloat16(3 * tanh(x) * sigmoid(x) * exp(-abs(x)))  y = (h + 256) - 256  out y }"
+    c = case(text, "r", d=4)
+    x = c.input(2, 20)
+    wanted = c.module(x)
+    with compiled("inductor"):
+        assert torch.equal(c.module(x), wanted)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("ours", [False, True])
+def test_windows_inside_a_module_that_is_compiled(backend, ours):
+    """`torch.compile` around a module, one whose windows are compiled too: its own code, and the same numbers."""
+    c = case(WAYS, "ways", d=4)
+    x = c.input(2, 19)
+    wanted = c.module(x)
+    gradients_wanted = torch.autograd.grad(wanted.square().sum(), list(c.module.parameters()))
+    with compiled("eager"):
+        Fusible.compiled = ours
+        found = torch.compile(c.module, backend=backend)(x)
+        gradients_found = torch.autograd.grad(found.square().sum(), list(c.module.parameters()))
+    assert distance(found, wanted) < 1e-12
+    assert all(distance(a, b) < 1e-10 for a, b in zip(gradients_found, gradients_wanted, strict=True))
 
 
 @pytest.mark.inductor
