@@ -165,4 +165,5 @@ def worth_fusing(equations: Sequence[Equation], rounded: Collection[str]) -> boo
 
     Fused code would not round between operations on bfloat16.
     """
-    return not any(e.name in rounded for e in equations) and sum(e.op not in ("apply", "gather", "flatten", "index", "copy", "transpose", "stop", *MATRICES) for e in equations) >= 4
+    plain = ("apply", "gather", "flatten", "index", "copy", "transpose", "stop", *MATRICES)
+    return sum(e.op not in plain for e in equations) >= 4 and not any(e.name in rounded for e in equations)

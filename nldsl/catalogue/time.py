@@ -32,7 +32,8 @@ PAGES = {
         "a fast stream in a slow memory's step",
         "A memory with `every N` changes once in N ticks. The gradients of these ticks are folded into one; a rate or a"
         " retention that has a value each tick is not: only its value at the last of the N ticks would count. Use a"
-        " constant, a param, or a stream that changes as slowly as the memory.",
+        " constant, a param, or a stream that changes as slowly as the memory. A stream of a rule that reads its own past has a value"
+        " each tick too: a memory of the rule changes with the step.",
         "block b(d) {\n  in x : real[d]\n  param a : d -> 1\n  k = unit(x)\n  memory S : d -> d every 4 {\n"
         "    minimize 0.5 * sqnorm(S(k) - x) over mean by gd(sigmoid(a(x)))\n  }\n  out y = S(k)\n}",
         "block b(d) {\n  in x : real[d]\n  param a : real\n  k = unit(x)\n  memory S : d -> d every 4 {\n"

@@ -44,7 +44,7 @@ def clocks(unit: Unit, types: Types) -> list[Diagnostic]:
             found.append(_cut_short(state, whole))
         if state.base is not None and (wrong := _base(reading, state)) is not None:
             found.append(wrong)
-    return found
+    return found + [_unfinished(reading, e, fold) for e in unit.equations if (fold := _part_of_a_sum(reading, e)) is not None]
 
 
 def stream_clocks(unit: Unit) -> dict[str, Clock]:
@@ -132,6 +132,27 @@ def _too_fast(reading: Reading, state: State, atom: Atom) -> Diagnostic:
         expected=f"a number, a param, or a stream that changes `{_clock_text(state)}`",
         found=f"`{span.text}`",
         help="param rate : real = 0.1, then gd(rate); or let the memory change `every 1`",
+    )
+
+
+def _part_of_a_sum(reading: Reading, e: Equation) -> Equation | None:
+    """The sum over a period that a stream reads at every tick, complete or not, and carries on."""
+    state = reading.states.get(e.name)
+    if state is None or state.every > 1 or state.sampled or reading.owner(e.name) is not None:
+        return None
+    before = (reading.equations.get(n) for n in sorted(reading.ancestors(e.name)))
+    return next((f for f in before if f is not None and f.op == "fold"), None)
+
+
+def _unfinished(reading: Reading, e: Equation, fold: Equation) -> Diagnostic:
+    memory = reading.states[fold.attr("memory")]
+    return Diagnostic(
+        "NL304",
+        f"a stream with a past of its own reads the gradients of `{memory.name}`, which are added up over a period",
+        (Label(e.span, "has a value each tick"), Label(memory.span, f"`{memory.name}` changes once in {memory.every} ticks")),
+        expected=f"a part of the step, which changes `{_clock_text(memory)}`",
+        found=f"`{e.span.text}`",
+        help="memory y : like(w) = zeros { update ... } in the rule",
     )
 
 

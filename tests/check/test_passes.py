@@ -34,6 +34,17 @@ def test_clocks(block, clauses, clock, expected):
     assert block(memory(clauses, clock=clock)) == expected
 
 
+@pytest.mark.parametrize(("clock", "expected"), [("every 4", ["NL304"]), ("every 1", [])])
+def test_a_stream_of_a_rule_that_carries_gradients_on_at_each_tick(codes, clock, expected):
+    """It would add what a period has added up so far, tick after tick; a memory of the rule changes with the step."""
+    text = (
+        "rule r() { SLOW  update last w - 0.1 * y }\n"
+        f"block b(d) {{ in x : real[d]  memory S : real[d] {clock} {{ minimize 0.5 * sqnorm(S - x) by r() }}  out o = S }}"
+    )
+    assert codes(text.replace("SLOW", "y = 0.5 * last y + g")) == expected
+    assert codes(text.replace("SLOW", "memory y : like(w) = zeros { update 0.5 * last y + g }")) == []
+
+
 def test_a_slow_memory_is_read_at_every_tick(block):
     assert block(f"memory F : d -> d every 8 {{ minimize -dot(F(k), x) by gd(1) }}  {memory(f'{DOT} decay(0.5), gd(1)')}", "(S(k) + last F(k))") == []
 
