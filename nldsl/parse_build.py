@@ -17,6 +17,7 @@ EXPRS = (
     tree.Num, tree.Str, tree.Name, tree.Index, tree.Call, tree.Unary, tree.Binary,
     tree.Last, tree.Start, tree.ListOf, tree.Range, tree.Sum,
 )  # fmt: skip
+TYPES = (tree.RealType, tree.IntType, tree.BoolType, tree.MapType, tree.StoreType, tree.LikeType)
 STATEMENTS = (
     tree.In, tree.Param, tree.Memory, tree.Equation, tree.Each, tree.For, tree.Chain,
     tree.Out, tree.Update, tree.Minimize,
@@ -37,7 +38,11 @@ class Formals(tuple):
 
 
 class Accepts(tuple):
-    """What a rule learns on, and the rule for the rest."""
+    """What a rule learns on, and the rule for the rest: the last fields of a `tree.Rule`."""
+
+
+class Roles(tuple):
+    """What the parameters of a rule are for."""
 
 
 class Dropped:
@@ -108,12 +113,16 @@ def _minimize(kids: list, span: Span) -> tree.Minimize:
 
 def _accepts(kids: list, span: Span) -> Accepts:
     other = after(kids, "ELSE")
-    word = kids[2] if len(kids) in (3, 5) else None
-    return Accepts((kids[1], other.text if other else None, word.text if word else None))
+    word = first_of([kid for kid in kids if kid is not other], "NAME")
+    return Accepts((first(kids, TYPES), other.text if other else None, word.text if word else None, first(kids, Roles) or ()))
+
+
+def _roles(kids: list, span: Span) -> Roles:
+    return Roles(tree.Name(kid.text, Span(span.source, kid.start, kid.end)) for kid in kids if kid.kind == "NAME")
 
 
 def _rule(kids: list, span: Span) -> tree.Rule:
-    accepts = first(kids, Accepts) or (None, None, None)
+    accepts = first(kids, Accepts) or ()
     return tree.Rule(kids[1].text, tuple(first(kids, Formals) or ()), tuple(kids[-1]), span, *accepts)
 
 
@@ -179,6 +188,7 @@ BUILDERS: dict[str, Callable[[list, Span], Any]] = {
     "route": lambda kids, span: tree.Route(kids[0], kids[2], after(kids, "EVERY"), span),
     "selected": _selected,
     "accepts": _accepts,
+    "roles": _roles,
     "real": lambda kids, span: tree.RealType(only(kids, EXPRS), span),
     "int_": lambda kids, span: tree.IntType(after(kids, "LSQB"), span),
     "bool_": lambda kids, span: tree.BoolType(span),

@@ -12,8 +12,6 @@ from nldsl.source import Span
 
 def check(file: tree.File) -> Iterator[Diagnostic]:
     for item in file.items:
-        if isinstance(item, tree.Rule) and isinstance(item.on, tree.StructureType):
-            yield _operator(item.on)
         if isinstance(item, (tree.Block, tree.Rule, tree.Train)):
             yield from _body(item, item.body)
 

@@ -147,9 +147,8 @@ def print_item(item: tree.Item) -> str:
             return f"const {name} = {print_expr(value)}"
         case tree.Block(name, formals, body):
             return f"block {name}{_formals(formals)} {_body(body)}"
-        case tree.Rule(name, formals, body, _, on, otherwise, word):
-            accepts = "" if on is None else f" on {print_type(on)}" + (f" {word}" if word else "") + (f" else {otherwise}" if otherwise else "")
-            return f"rule {name}{_formals(formals)}{accepts} {_body(body)}"
+        case tree.Rule(name, formals, body):
+            return f"rule {name}{_formals(formals)}{_accepts(item)} {_body(body)}"
         case tree.Schedule(name, asks):
             return "\n".join([f"schedule {name} {{", *map(print_stmt, asks), "}"])
         case tree.Train(name, body):
@@ -175,6 +174,12 @@ def _names(names: tuple[tree.Declared, ...]) -> str:
 
 def _part(word: str, expr: tree.Expr | None) -> str:
     return "" if expr is None else f"{word} {print_expr(expr)}"
+
+
+def _accepts(rule: tree.Rule) -> str:
+    roles, shape = ", ".join(role.id for role in rule.roles), print_type(rule.on) if rule.on is not None else ""
+    on = " ".join(part for part in (roles, shape, rule.word) if part)
+    return (f" on {on}" if on else "") + (f" else {rule.otherwise}" if rule.otherwise else "")
 
 
 def _formals(formals: tuple[tree.Formal, ...]) -> str:

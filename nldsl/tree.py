@@ -303,7 +303,7 @@ class Rule:
     """A learner. Its body is equations, chains, memories and one `update`.
 
     `on` is what it learns on, `d -> e` or `real[n]`, where it is not any tensor; `otherwise` the rule for the rest.
-    `word` is `stacked` where it learns on stacks of operators too.
+    `word` is `stacked` where it learns on stacks of operators too; `roles` are what its parameters are for, none for any.
     """
 
     name: str
@@ -313,6 +313,7 @@ class Rule:
     on: Type | None = None
     otherwise: str | None = None
     word: str | None = None
+    roles: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True)

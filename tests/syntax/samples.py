@@ -63,6 +63,12 @@ rule orthogonal(lr = 0.02, momentum = 0.95, nesterov = 1, weight_decay = 0.1, ns
     on d -> e stacked else short {
   update last w - lr * g
 }
+rule typed(lr = 0.1) on matrices, heads d -> e stacked else tables { update last w - lr * g }
+rule tables(lr = 0.1) on embeddings  # and no shape
+    else plain {
+  update last w - lr * g
+}
+rule plain(lr = 0.1) on vectors real[n] { update last w - lr * g }
 
 train main {
   minimize cross_entropy(model(byte), next) matrices by keep(0.1), rest by short() every 8

@@ -108,6 +108,7 @@ def statements(leaf):
     return st.recursive(leaf, loops, max_leaves=3)
 
 
+sized = node(tree.RealType, tuples(exprs)) | node(tree.MapType, node(tree.Name, names), node(tree.Name, names))
 formals = tuples(node(tree.Formal, names, optional(exprs)))
 items = st.one_of(
     node(tree.Import, names | dotted),
@@ -118,7 +119,10 @@ items = st.one_of(
         names,
         formals,
         tuples(statements(simple | updates), most=4),
-        st.just((None, None)) | st.tuples(types, optional(names), optional(names)),
+        st.just((None, None)) | st.tuples(types, optional(names), optional(names)) | st.builds(
+            lambda roles, shape, other, word: (shape, other, word if shape is not None else None, roles),
+            tuples(node(tree.Name, names), least=1), optional(sized), optional(names), optional(names),
+        ),
     ),
     node(tree.Schedule, names, tuples(asks, most=4)),
     node(tree.Train, names, tuples(equations | settings | minimizes, most=4)),

@@ -41,6 +41,15 @@ def test_samples_are_canonical(text):
     assert check(text) == text
 
 
+def test_roles_of_a_rule():
+    text = "rule r(a = 1) on matrices,heads  d->e\n  stacked else   s { update last w - a * g }\nrule s(a) on  vectors{ update last w - a * g }\n"
+    assert check(text) == (
+        "rule r(a = 1) on matrices, heads d -> e stacked else s { update last w - a * g }\nrule s(a) on vectors { update last w - a * g }\n"
+    )
+    assert [([role.id for role in rule.roles], rule.on is None, rule.word) for rule in parse_text(text)[0].items] == [
+        (["matrices", "heads"], False, "stacked"), (["vectors"], True, None)]  # fmt: skip
+
+
 @settings(max_examples=30, deadline=None)
 @given(files)
 def test_print_file_parses_back(made):
