@@ -255,6 +255,7 @@ class Rule:
         accepts: any (entry by entry, any shape), vector (one dimension), matrix (two), stack (two or more: matrices in the last
             two, numbers of the whole tensor).
         otherwise: the rule for the tensors this one does not accept.
+        roles: what the parameters are for, by the words of `nldsl.roles`; none where any will do.
     """
 
     name: str
@@ -265,6 +266,7 @@ class Rule:
     structure: dict[str, int]
     accepts: str
     otherwise: str | None
+    roles: tuple[str, ...] = ()
 
 
 def refs(args: tuple[Atom, ...]) -> Iterator[str]:

@@ -133,4 +133,11 @@ PAGES = {
         "A step of an optimizer sees one gradient of one tensor: no sequence, no copies, no stores. Its memories start from"
         " numbers, the same in every run.",
     ),
+    "NL435": error(
+        "a role that no parameter has",
+        "Before what a rule learns on stands what its parameters are for: matrices, vectors, embeddings, heads, convolutions, or"
+        " several of them. `d -> e` are matrices, embeddings and heads, `d -> e stacked` convolutions too, `real[n]` vectors.",
+        "rule r(lr = 0.1) on matrixes d -> e else adamw { update last w - lr * g }",
+        "rule r(lr = 0.1) on matrices d -> e else adamw { update last w - lr * g }",
+    ),
 }

@@ -15,6 +15,7 @@ from nldsl.dims import Dim
 from nldsl.elaborate import elaborate_unit
 from nldsl.elaborate.builder import MAX_DEPTH, Place
 from nldsl.elaborate.constants import constant
+from nldsl.elaborate.roles import accepts, roles_of
 from nldsl.elaborate.rule import elaborate_rule
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.schedules import Schedule
@@ -102,8 +103,7 @@ class Units:
         self.diagnostics += found + wrong
         if any(d.severity == "error" for d in found + wrong):
             return None
-        accepts = "any" if rule.on is None else "vector" if isinstance(rule.on, tree.RealType) else "stack" if rule.word else "matrix"
-        return Rule(rule.name, unit, types, hypers, periods, fixed, accepts, rule.otherwise)
+        return Rule(rule.name, unit, types, hypers, periods, fixed, accepts(rule), rule.otherwise, roles_of(rule))
 
     def _too_deep(self, block: tree.Block, what: str) -> None:
         self.diagnostics.append(

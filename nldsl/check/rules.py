@@ -14,11 +14,13 @@ Of a rule that says nothing about what it learns on, only what does not depend o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nldsl import tree
 from nldsl.check.causality import causality
 from nldsl.check.instances import Units, symbolic
 from nldsl.diagnostics import Diagnostic
-from nldsl.elaborate.scope import Scope
+from nldsl.elaborate.scope import Constant, Scope
 from nldsl.parse import parse
 from nldsl.source import Source
 from nldsl.walk import walk
@@ -35,22 +37,24 @@ def check_rule(rule: tree.Rule, top: Scope) -> list[Diagnostic]:
         if units.diagnostics and only_inside(rule, top):
             return []
     else:
-        _trial(rule, units)
+        units.diagnostics += _trial(rule, top)
     found = units.diagnostics if rule.on is not None else [d for d in units.diagnostics if d.code.startswith(REPORTED)]
     return [d for d in found if d.spans and d.spans[0].span.source is rule.span.source]
 
 
 def only_inside(rule: tree.Rule, top: Scope) -> bool:
     """Whether a rule that is wrong on a tensor is right in a memory: there `x` is one vector, of a model it is a batch of them side by side."""
-    return "x" in _names(rule) and not _trial(rule, Units(top))
+    return "x" in _names(rule) and not _trial(rule, top)
 
 
 def _names(rule: tree.Rule) -> set[str]:
     return {n.id for n in walk(rule.body) if isinstance(n, tree.Name)}
 
 
-def _trial(rule: tree.Rule, units: Units) -> list[Diagnostic]:
-    """Use a rule in a block of its own: what is wrong then."""
+def _trial(rule: tree.Rule, above: Scope) -> list[Diagnostic]:
+    """Use a rule in a block of its own, whatever its roles: what is wrong then."""
+    top = Scope({rule.name: Constant(replace(rule, roles=()), rule.span)}, above)
+    units = Units(top)
     required = [f.name for f in rule.formals if f.default is None]
     arguments = ", ".join(f"{name} = trial_number" for name in required)
     text = (
@@ -61,5 +65,5 @@ def _trial(rule: tree.Rule, units: Units) -> list[Diagnostic]:
     file, _ = parse(Source("<rule>", text))
     for block in file.items:
         assert isinstance(block, tree.Block)
-        units.block(block, symbolic(block, units.top, units.sizes))
+        units.block(block, symbolic(block, top, units.sizes))
     return units.diagnostics

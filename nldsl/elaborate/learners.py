@@ -11,8 +11,10 @@ from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder
 from nldsl.elaborate.constants import constant
+from nldsl.elaborate.roles import roles_of
 from nldsl.elaborate.scope import Binding, Constant, Learner, Remembered, Scope, Stream
 from nldsl.elaborate.structures import Structures
+from nldsl.roles import ROLES, by_shape
 from nldsl.source import Span
 
 
@@ -44,6 +46,8 @@ class Learners(Structures):
         result = name if name is not None else self.b.fresh(f"{memory}.{rule.name}")
         home = self.home_of(rule)
         bound = self.arguments(step, rule.name, rule.formals, scope, home)
+        if rule.roles:
+            self._in_role(rule, memory, step.span)
         if rule.on is not None:
             bound |= self.accepted(rule.name, rule.on, rule.otherwise, next(s.type for s in self.b.states if s.name == memory), step.span)
         if learner.given:
@@ -59,6 +63,15 @@ class Learners(Structures):
         finally:
             self.rules.pop()
         return Ref(result, step.span)
+
+    def _in_role(self, rule: tree.Rule, memory: str, span: Span) -> None:
+        """A memory has the role that its shape tells."""
+        type = next(s.type for s in self.b.states if s.name == memory)
+        role, known = by_shape(len(type.shape)), {ROLES[word] for word in roles_of(rule) if word in ROLES}
+        if known and role not in known:
+            raise self.b.fail("NL430", f"the rule `{rule.name}` does not learn on this", span, Label(rule.roles[0].span, "what it learns on"),
+                              expected=", ".join(roles_of(rule)), found=f"{replace(type, axes=())}, a {role}",
+                              help=f"{rule.otherwise}(...)" if rule.otherwise else None)  # fmt: skip
 
     def accepted(self, rule: str, on: tree.Type, otherwise: str | None, type: Type, span: Span) -> dict[str, Binding]:
         """The dimensions a rule names in `on`, as sizes of what it learns."""

@@ -10,6 +10,7 @@ from typing import Any
 from nldsl import tree
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.elaborate.constants import constant, undefined
+from nldsl.elaborate.roles import misread_roles
 from nldsl.elaborate.schedules import read_schedules
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.parse import parse
@@ -80,6 +81,7 @@ def top_scope(file: tree.File, parent: Scope | None) -> tuple[Scope, list[Diagno
                 diagnostics += [
                     Diagnostic("NL102", f"the parameter `{f.name}` of `{name}` is declared twice", (Label(f.span),), expected="one parameter a name")
                     for f in twice]  # fmt: skip
+                diagnostics += misread_roles(item) if isinstance(item, tree.Rule) else ()
             case tree.Const(name, expr):
                 value = constant(expr, scope)
                 if value is None and (wrong := undefined(expr, scope)) is not None:
