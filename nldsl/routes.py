@@ -19,15 +19,14 @@ from nldsl.dims import Dim
 from nldsl.elaborate.constants import as_float, constant
 from nldsl.elaborate.scope import Constant, Scope
 from nldsl.parse import parse
+from nldsl.roles import ACCEPTED, SHAPES, overlap
 from nldsl.source import NOWHERE, Source, Span
 from nldsl.walk import walk
 
-# What a selector's parameters have: two dimensions, at most one, three and more, any number.
-SELECTORS = {"matrices": "matrix", "vectors": "vector", "embeddings": "matrix", "heads": "matrix", "convolutions": "tensor", "rest": "any", "all": "any"}
 EVERYTHING = ("rest", "all")
+SELECTORS = {**SHAPES, **dict.fromkeys(EVERYTHING, "any")}
 NAMED = "named"
-KINDS = {"matrix": "matrices", "vector": "vectors", "stack": "matrices"}
-ACCEPTED = {"matrix": ("matrix",), "vector": ("vector",), "stack": ("matrix", "tensor")}
+KINDS = {"any": "anything", "matrix": "matrices", "vector": "vectors", "stack": "matrices"}
 Value = float | int | tuple[float, ...]
 
 
@@ -42,6 +41,7 @@ class Route:
         rule, numbers: its name and all its numbers, defaults filled in; whole where they fix what is compiled.
         every: the rule runs at every so many steps, on the sum of the gradients between.
         accepts: any, vector, matrix or stack.
+        roles: what its parameters are for, by the words of selectors; none where any will do.
         otherwise: the route of what the rule does not accept, with that rule's own defaults.
         text, span: as written.
     """
@@ -53,9 +53,20 @@ class Route:
     numbers: dict[str, Value]
     every: int = 1
     accepts: str = "any"
+    roles: tuple[str, ...] = ()
     otherwise: Route | None = None
     text: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def chain(self) -> tuple[Route, ...]:
+        """Itself and the routes behind its `else`."""
+        return (self, *(self.otherwise.chain if self.otherwise is not None else ()))
+
+    @property
+    def learns_on(self) -> str:
+        """What its rule accepts, in words."""
+        return " or ".join(self.roles) or KINDS[self.accepts]
 
     def __str__(self) -> str:
         """The route with all its numbers."""
@@ -120,7 +131,7 @@ class _Reader:
         made, numbers = rule
         other = self._otherwise(made, (made.name,), every)
         text = " ".join(node.span.text.split()) if node.span is not node.step.span else f"all by {node.span.text}"
-        route = Route(selector, pattern, split, made.name, numbers, every, made.accepts, other, text, node.span)
+        route = Route(selector, pattern, split, made.name, numbers, every, made.accepts, made.roles, other, text, node.span)
         needs = [i.name for i in made.unit.inputs if i.name in ("x", "delta")]
         if every > 1 and needs and node.every is not None:
             self.report("NL727", f"`{made.name}` reads {' and '.join(needs)} of each step, so it runs at every step", node.every.span,
@@ -245,7 +256,7 @@ class _Reader:
         if numbers is None:
             return None
         then = self._otherwise(other, (*seen, other.name), every)
-        return Route("rest", None, 1, other.name, numbers, every, other.accepts, then, f"{other.name}()", other.unit.span)
+        return Route("rest", None, 1, other.name, numbers, every, other.accepts, other.roles, then, f"{other.name}()", other.unit.span)
 
     def _every(self, node: tree.Expr | None) -> int | None:
         if node is None:
@@ -258,14 +269,18 @@ class _Reader:
         return whole
 
     def _fits(self, route: Route, node: tree.Route) -> None:
-        """What is wrong whatever the model: a rule of matrices for vectors."""
+        """What is wrong whatever the model: a rule of matrices for vectors, or for embeddings."""
         shape = "matrix" if route.split > 1 else SELECTORS.get(route.selector, "any")
         if route.split > 1 and route.accepts == "any":
             self.report("NL728", f"`{route.rule}` is no rule of matrices: there is nothing to split", node.selector.span,
                         expected="a rule `on d -> e`", help=f"{node.selector.span.text} by muon()")  # fmt: skip
-        elif "any" not in (shape, route.accepts) and shape not in ACCEPTED[route.accepts] and route.otherwise is None:
-            self.report("NL728", f"`{route.rule}` learns on {KINDS[route.accepts]}, and `{node.selector.span.text}` are none", node.step.span,
-                        expected=f"a rule for {node.selector.span.text}", help=f"{node.selector.span.text} by adamw()")  # fmt: skip
+            return
+        alien = shape != "any" and shape not in ACCEPTED[route.accepts]
+        other = route.selector in SHAPES and bool(route.roles) and not overlap(route.selector, route.roles)
+        if (alien or other) and route.otherwise is None:
+            self.report("NL728", f"`{route.rule}` learns on {route.learns_on}, and `{node.selector.span.text}` are none", node.step.span,
+                        expected=route.learns_on if other else f"a rule for {node.selector.span.text}", found=f"`{node.selector.span.text}`",
+                        help=f"{node.selector.span.text} by adamw()")  # fmt: skip
 
     def unreachable(self, routes: list[Route]) -> None:
         """Routes that nothing is left for."""

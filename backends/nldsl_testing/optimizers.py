@@ -18,6 +18,7 @@ from nldsl_interpreter import run_rule
 from nldsl_testing.compare import FACTOR, TOLERANCE, Diverges, distances, equal, within_range, worst
 from nldsl_testing.runs import Falsified
 from nldsl_testing.subject import rounds
+from nldsl_torch.optim.build import listen
 
 LEAST = {"any": 0, "vector": 1, "matrix": 2, "stack": 2}
 MOST = {"any": 3, "vector": 1, "matrix": 2, "stack": 4}
@@ -168,7 +169,6 @@ class Held:
     ):  # fmt: skip
         self.only = range(len(example.shapes)) if only is None else only
         values = example.start(dtype) if start is None else start
-        given: Any
         if subject.of_layers:
             self.given = example.layers(dtype)
             sizes = [values[i].shape for i in self.only]
@@ -177,15 +177,13 @@ class Held:
             with torch.no_grad():
                 for p, i in zip(self.params, self.only):
                     p.copy_(values[i])
-            given = self.layers
         else:
             self.gradients, self.layers = example.gradients(dtype), torch.nn.ModuleList()
-            given = self.params = [torch.nn.Parameter(values[i].clone()) for i in self.only]
+            self.params = [torch.nn.Parameter(values[i].clone()) for i in self.only]
         numbers: dict[str, Any] = {**subject.numbers(example), "fused": None if example.fused else False}
-        self.made: Any = (
-            subject.program.optimizer(subject.name, given, **subject.structure, **numbers)
-            if subject.of_layers else subject.program.optimizer_class(subject.name, **subject.structure)(given, **numbers)
-        )  # fmt: skip
+        group = {"params": self.params, "rule": subject.name}  # a group that names its rule is taken at its word, whatever the rule's roles
+        self.made: Any = subject.program.optimizer_class(subject.name, **subject.structure)([group], **numbers)
+        listen(self.made, self.layers)
 
     def backward(self, t: int, rests: Sequence[int] = ()) -> None:
         """The gradients of a step; tensors that rest have none."""

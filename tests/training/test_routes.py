@@ -93,6 +93,27 @@ def test_the_assignment_is_shown_once(run) -> None:
     assert "in all" not in stream.getvalue()
 
 
+def test_one_rule_with_roles(run, mistake) -> None:
+    """Its assignment is shown; what no rule of its chain takes is told at the place of the rule."""
+    rule = "rule typed(lr = 0.01) on matrices d -> e{} {{ update last w - lr * g }}\n"
+    text = TEXT.replace("by adamw(lr = 4e-3)\n", "by typed()\n")
+    spec = run("run", "plain")
+
+    def spec_of(other: str):
+        program = nldsl.load(rule.format(other) + text)
+        training = choose(program, "plain")
+        return train_spec(program, training, {}, data=str(spec.data), steps=1, run_dir=str(spec.run_dir), device="cpu", threads=1)
+
+    stream = io.StringIO()
+    fit(spec_of(" else adamw"), stream=stream)
+    rows = [line.split() for line in stream.getvalue().splitlines()]
+    assert ["W", "8", "x", "8", "matrix", "typed", "64"] in rows and ["head", "256", "x", "8", "head", "adamw", "2,048"] in rows
+    assert "all by typed(): 4 tensors, 4,168 parameters" in stream.getvalue()
+    found = mistake(fit, replace(spec_of(""), run_dir=f"{spec.run_dir}-other"), quiet=True)
+    assert found.code == "NL728" and found.spans[0].span.text == "typed()" and "`W`" not in found.message
+    assert found.help == "embeddings by adamw(), heads by adamw(), vectors by adamw(), all by typed()"
+
+
 def test_a_route_without_parameters_is_told(run, recwarn) -> None:
     program = nldsl.load(TEXT.replace("rest by adam(lr = 4e-3)", '"nothing.*" by adam(), rest by adam()'))
     training = choose(program, "routed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -54,15 +54,46 @@ def optimizer(program: Program, rule: str, params: Any, /, **numbers: Any) -> Ru
     structure = {k: _whole(k, v) for k, v in numbers.items() if k in known.structure}
     made = optimizer_class(program, rule, structure)
     model = params if isinstance(params, nn.Module) else None
+    if any(p.roles for p in made.programs.values()):
+        params = list(params) if isinstance(params, Iterator) else params
+        if model is not None or _plain(params):
+            return _assigned(made, with_others(program.top, rule, structure), params, numbers)
     if model is not None and known.accepts in ("matrix", "stack"):
         tables = [p.names[0] for p in parts(model) if p.linear and {"embedding", "head"} & set(p.roles)]
         if tables:
             warnings.warn(f"{rule} takes `{tables[0]}` for a matrix, and it is a table of rows, one a class: `matrices by {rule}(...), "
                           "rest by adamw()` leaves it out", RouteWarning, stacklevel=3)  # fmt: skip
-    given = list(params.named_parameters()) if isinstance(params, nn.Module) else params
+    given = list(model.named_parameters()) if model is not None else params
     found = made(given, **{k: v for k, v in numbers.items() if k not in structure})
-    _listen(found, model)
+    listen(found, model)
     return found
+
+
+def _assigned(made: type[RuleOptimizer], rules: Mapping[str, Rule], params: Any, numbers: Mapping[str, Any]) -> RuleOptimizer:
+    """An optimizer by one rule, where roles say what goes to it and what to the rules behind its `else`.
+
+    A rule behind `else` has the numbers of the first that it shares a name with.
+    """
+    first, *_ = rules.values()
+    options = {k: v for k, v in numbers.items() if k not in first.structure}
+    own = {h.name: h.default for h in first.hypers} | options
+    way: Route | None = None
+    for r in reversed([*rules.values()]):
+        values: dict[str, Any] = {h.name: own.get(h.name, h.default) for h in r.hypers}
+        way = Route("all", None, 1, r.name, values, accepts=r.accepts, roles=r.roles, otherwise=way, text=f"all by {r.name}()")
+    assert way is not None
+    assignment = assign(params, (way,))
+    found = made(assignment.groups(), **options)
+    found.assignment = assignment
+    listen(found, params if isinstance(params, nn.Module) else None)
+    return found
+
+
+def _plain(params: Any) -> bool:
+    """Whether these are parameters, with or without names: no groups, and nothing that torch refuses."""
+    entries = list(params) if isinstance(params, (list, tuple, nn.ParameterList)) else []
+    tensors = [entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry for entry in entries]
+    return bool(entries) and all(isinstance(t, Tensor) for t in tensors)
 
 
 def optimizer_for(program: Program, routes: Iterable[Route], model: Any, /, **options: Any) -> RuleOptimizer:
@@ -82,7 +113,7 @@ def optimizer_for(program: Program, routes: Iterable[Route], model: Any, /, **op
     given: dict[str, Any] = {**required, **options}
     made = _class(rules, default)(groups, **given)
     made.assignment = found
-    _listen(made, model if isinstance(model, nn.Module) else None)
+    listen(made, model if isinstance(model, nn.Module) else None)
     return made
 
 
@@ -130,7 +161,7 @@ def _whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def _listen(optimizer: RuleOptimizer, model: nn.Module | None) -> None:
+def listen(optimizer: RuleOptimizer, model: nn.Module | None) -> None:
     """Where a rule reads what its layers saw, have them keep it."""
     names: dict[Tensor, str] = {}
     wanted: set[Tensor] = set()
@@ -147,4 +178,4 @@ def _listen(optimizer: RuleOptimizer, model: nn.Module | None) -> None:
     optimizer.providers.update(providers(model, wanted, names))
 
 
-__all__ = ["optimizer", "optimizer_class", "optimizer_for", "optimizer_source", "revive"]
+__all__ = ["listen", "optimizer", "optimizer_class", "optimizer_for", "optimizer_source", "revive"]

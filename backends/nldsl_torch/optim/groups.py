@@ -15,6 +15,8 @@ from nldsl_torch.optim.program import Program
 OPTIONS: dict[str, Any] = {
     "maximize": False, "differentiable": False, "capturable": False, "foreach": None, "fused": None, "every": 1, "over": "sum", "split": 1,
 }  # fmt: skip
+KINDS = {"matrix": "matrices (2 dimensions)", "vector": "vectors (1 dimension)"}
+STACKED = " stacked"  # behind the name of a rule: the same rule on a tensor of more dimensions
 AT_LEAST_ZERO = {
     "lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value", "momentum": "momentum value", "alpha": "alpha value",
     "lr_decay": "lr_decay value", "initial_accumulator_value": "initial_accumulator_value value", "momentum_decay": "momentum_decay value",
@@ -80,16 +82,51 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real | Tensor)  # those of numpy are real
 
 
+def succession(programs: Mapping[str, Program], name: str) -> list[str]:
+    """A rule and those that take what it does not, by way of each rule's `otherwise`."""
+    found: list[str] = []
+    while name in programs and name not in found:
+        found.append(name)
+        name = programs[name].otherwise or ""
+    return found
+
+
 def route(programs: Mapping[str, Program], name: str, dimensions: int) -> Program | None:
-    """The rule that takes a tensor of so many dimensions, by way of each rule's `otherwise`."""
-    seen: set[str] = set()
-    while name in programs and name not in seen:
-        seen.add(name)
-        program = programs[name]
-        if program.takes(dimensions):
-            return program
-        name = program.otherwise or ""
-    return None
+    """The rule of a group's chain that takes a tensor of so many dimensions. Its role was decided when the group was made."""
+    return next((programs[n] for n in succession(programs, name) if programs[n].takes(dimensions)), None)
+
+
+def by_role(programs: Mapping[str, Program], rule: str, group: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups of one that names no rule, where a rule says roles: one for each rule that takes some of it; else none.
+
+    No model is seen here: the role of a tensor is what its dimensions tell. A rule behind `otherwise` has the numbers that it
+    shares a name with.
+    """
+    names, given = succession(programs, rule), group["params"]
+    if not any(programs[n].roles for n in names) or isinstance(given, set):
+        return []
+    entries = [given] if isinstance(given, Tensor) else list(given)
+    found: dict[str, list[Any]] = {}
+    for number, entry in enumerate(entries):
+        p = entry[-1] if isinstance(entry, tuple) and entry else entry
+        taken = next((n for n in names if isinstance(p, Tensor) and _suits(programs[n], dimensions(p, group))), None)
+        if taken is None and isinstance(p, Tensor):
+            label = f"parameter `{entry[0]}`" if isinstance(entry, tuple) else f"parameter {number} of the group"
+            raise ValueError(
+                f"{rule} is a rule for {' and '.join(programs[rule].roles) or KINDS[programs[rule].accepts]}, and {label} has shape {tuple(p.shape)}, "
+                f'which does not say that it is one: give the model itself to nldsl.optimizer, or a param group with "rule": NAME'
+            )
+        found.setdefault((taken or rule).removesuffix(STACKED), []).append(entry)
+    return [{**shared(programs[name], numbers), **group, "params": members, "rule": name} for name, members in found.items()]
+
+
+def _suits(program: Program, dimensions: int) -> bool:
+    return program.takes(dimensions) and program.tells(dimensions)
+
+
+def shared(program: Program, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a rule that others of their names decide; those that its text fixes stay."""
+    return {name: numbers[name] for name, _ in program.hypers if name in numbers and name not in program.fixed}
 
 
 def dimensions(p: Tensor, group: Mapping[str, Any]) -> int:
@@ -116,9 +153,8 @@ def _check_tensors(programs: Mapping[str, Program], group: Mapping[str, Any]) ->
         program = route(programs, rule, dimensions(p, group))
         label = f"parameter `{names[i]}`" if i < len(names) else f"parameter {i} of the group"
         if program is None:
-            kind = {"matrix": "matrices (2 dimensions)", "vector": "vectors (1 dimension)"}[programs[rule].accepts]
             raise ValueError(
-                f"{rule} is a rule for {kind}, and {label} has shape {tuple(p.shape)}: give it another rule, "
+                f"{rule} is a rule for {KINDS[programs[rule].accepts]}, and {label} has shape {tuple(p.shape)}: give it another rule, "
                 f'in .nl `matrices by {rule}(...), rest by adamw(...)`, here a param group of its own with "rule": NAME'
             )
         if p.is_complex() and program.accepts in ("matrix", "stack"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from nldsl_torch.optim.groups import (
     OPTIONS,
     by_name,
+    by_role,
     check_group,
     check_states,
     dimensions,
@@ -55,8 +56,21 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     # --- groups and checkpoints
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of `params`, with hyper-parameters of its own; `rule` names its rule."""
+        """Add a group of `params`, with hyper-parameters of its own; `rule` names its rule, and is taken at its word.
+
+        Without it, where a rule says roles, the group is one for each rule that takes some of its tensors, by their shapes.
+        """
         if isinstance(param_group, dict):
+            if "rule" not in param_group and "params" in param_group:
+                typed, before = by_role(self.programs, self.default, param_group, self.defaults), len(self.param_groups)
+                try:
+                    for group in typed:
+                        self.add_param_group(group)
+                except Exception:
+                    del self.param_groups[before:]
+                    raise
+                if typed:
+                    return
             rule = param_group.setdefault("rule", self.default)
             if rule != self.default and rule in self.programs:
                 for name, value in self.programs[rule].hypers:

@@ -64,6 +64,8 @@ class Program:
     otherwise: str | None = None
     needs: tuple[str, ...] = ()  # of "x", "delta"
     fixed: tuple[str, ...] = ()  # hyper-parameters that this text of the program fixes
+    roles: tuple[str, ...] = ()  # what its tensors are for; none where any will do
+    told: tuple[int, ...] = ()  # the numbers of dimensions that tell that a tensor has one of the roles
 
     def numbers(self, group: Mapping[str, Any], *, exact: bool = True) -> dict[str, Any]:
         """The hyper-parameters of a group by input name (`lr`, `betas.0`): floats; tensors of an accelerator stay, and all with `exact` off."""
@@ -97,6 +99,10 @@ class Program:
         """Whether the rule is defined on a tensor of so many dimensions."""
         least = {"any": 0, "vector": 1, "matrix": 2, "stack": 2}[self.accepts]
         return dimensions >= least if self.accepts in ("any", "stack") else dimensions == least
+
+    def tells(self, dimensions: int) -> bool:
+        """Whether a tensor of so many dimensions has one of the rule's roles, where nothing else is known of it."""
+        return not self.roles or dimensions in self.told
 
 
 def _as_float(value: Any, exact: bool) -> Any:

@@ -21,10 +21,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from nldsl.diagnostics import Diagnostic, Label, NlError
-from nldsl.routes import EVERYTHING, KINDS, NAMED, Route
+from nldsl.roles import ROLES, by_shape
+from nldsl.routes import EVERYTHING, NAMED, Route
 from nldsl.source import NOWHERE
 
-ROLES = {"matrices": "matrix", "vectors": "vector", "embeddings": "embedding", "heads": "head", "convolutions": "convolution"}
 LINEAR = ("matrix", "embedding", "head")
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -185,12 +185,8 @@ def parts(model: nn.Module | Iterable[Any]) -> list[Part]:
             raise TypeError("routes make the param groups: give a module, parameters or named parameters")
         name, p = entry if isinstance(entry, tuple) else (f"parameter {number}", entry)
         known = found.get(id(p))
-        found[id(p)] = Part((*known.names, name), p, known.roles) if known else Part((name,), p, (_by_shape(p.ndim),))
+        found[id(p)] = Part((*known.names, name), p, known.roles) if known else Part((name,), p, (by_shape(p.ndim),))
     return list(found.values())
-
-
-def _by_shape(dimensions: int) -> str:
-    return "vector" if dimensions < 2 else "matrix" if dimensions == 2 else "tensor"
 
 
 # --- the walk ----------------------------------------------------------------------------------
@@ -238,7 +234,7 @@ def _role(module: nn.Module, name: str, p: Tensor) -> str:
         return "vector"
     if isinstance(module, _ConvNd) and name == "weight":
         return "convolution"
-    return _by_shape(p.ndim)
+    return by_shape(p.ndim)
 
 
 def _heads(model: nn.Module, embeddings: set[int]) -> list[Tensor]:
@@ -281,11 +277,9 @@ def _matches(route: Route, part: Part) -> bool:
 
 def _item(part: Part, number: int, route: Route) -> Item | str:
     """The parameter with the first rule, along `else`, that accepts it; or why there is none."""
-    by: Route | None = route
-    while by is not None and not _accepts(by, part):
-        by = by.otherwise
+    by = next((r for r in route.chain if _accepts(r, part)), None)
     if by is None:
-        return "rank"
+        return "unfit"
     if by.accepts not in ("matrix", "stack"):
         return Item(part, number, route, by, 1)
     split = part.stack * (route.split if by is route else 1)
@@ -298,12 +292,25 @@ def _refusal(route: Route, why: str, found: list[Part]) -> Diagnostic:
     if why == "split":
         return Diagnostic("NL728", f"{_listed(found)} cannot be split in {route.split} matrices of equal size", _at([route]),
                           expected=f"rows in a multiple of {route.split * one.stack}", found=f"shape {list(one.shape)}")  # fmt: skip
-    return Diagnostic("NL728", f"`{route.rule}` learns on {KINDS[route.accepts]}, and `{route.text}` selects {_listed(found)}", _at([route]),
-                      expected=KINDS[route.accepts], found=f"{_kinds(found)}, the first of shape {list(one.shape)}",
-                      help=f'"{one.names[0]}" by adamw(), before this route')  # fmt: skip
+    others = [f"{r.learns_on} for `{r.rule}`" for r in route.chain[1:]]
+    return Diagnostic("NL728", f"`{route.rule}` learns on {route.learns_on}, and `{route.text}` selects {_listed(found)}", _at([route]),
+                      expected=", or ".join([route.learns_on, *others]), found=f"{_kinds(found)}, the first of shape {list(one.shape)}",
+                      help=_other_routes(route, found))  # fmt: skip
+
+
+def _other_routes(route: Route, refused: list[Part]) -> str:
+    """Routes that take what a rule does not accept."""
+    if route.selector not in EVERYTHING or not any(r.roles for r in route.chain):
+        return f'"{refused[0].names[0]}" by adamw(), before this route'
+    words = {role: word for word, role in ROLES.items()}
+    selectors = dict.fromkeys(words.get(part.roles[0], f'"{part.names[0]}"') for part in refused)
+    return ", ".join([*(f"{selector} by adamw()" for selector in selectors), route.text])
 
 
 def _accepts(route: Route, part: Part) -> bool:
+    """Whether a rule takes a parameter by its role and by its shape."""
+    if route.roles and not {ROLES[word] for word in route.roles} & set(part.roles):
+        return False
     dimensions = len(part.shape)
     return {"any": True, "matrix": part.linear, "stack": dimensions >= 2, "vector": dimensions == 1}[route.accepts]
 

@@ -7,17 +7,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from textwrap import wrap
 from typing import Any
 
 from nldsl.core import Hyper, Init, Rule, Type
 from nldsl.lower.algebra import constant_init
 from nldsl.lower.rule import RulePlan, Tick, Variant
 from nldsl.names import identifier
+from nldsl.roles import BY_DIMENSIONS, ROLES
 from nldsl.vocabulary import is_number
 from nldsl_torch.optim.standalone import standalone_imports
 from nldsl_torch.optim.text import HELPERS, MATRICES, dim_text, short
 from nldsl_torch.optim.ticks import TickWriter, wrapped
 
+DOC_WIDTH = 116
 OPTIONS = 'maximize=False, differentiable=False, capturable=False, foreach=None, fused=None, every=1, over="sum", split=1'
 IMPORTS = f"""import torch
 
@@ -42,7 +45,7 @@ def rules_source(plans: Mapping[str, RulePlan], default: str, *, doc: str = "", 
         taken.add(base)
         programs[name] = f"{base.upper()}_RULE"
         out += ["", *RuleWriter(plan, base).write()]
-    out += ["", *_class(plans[default], default, programs)]
+    out += ["", *_class(default, {name: plan.rule for name, plan in plans.items()}, programs)]
     return "\n".join(out) + "\n"
 
 
@@ -57,8 +60,8 @@ def _runtime_classes() -> frozenset[str]:
     return frozenset(re.findall(r"^class (\w+)", standalone_imports(), re.MULTILINE)) | {"Any", "Tensor", "RuleOptimizer"}
 
 
-def _class(plan: RulePlan, default: str, programs: Mapping[str, str]) -> list[str]:
-    rule = plan.rule
+def _class(default: str, rules: Mapping[str, Rule], programs: Mapping[str, str]) -> list[str]:
+    rule = rules[default]
     hypers = _numbers(rule)
     required = [h.name for h in hypers if h.default is None]
     given = [f"{h.name}={_value(h.default)}" for h in hypers if h.default is not None]
@@ -67,7 +70,7 @@ def _class(plan: RulePlan, default: str, programs: Mapping[str, str]) -> list[st
     known = ", ".join(f'"{name}": {program}' for name, program in programs.items())
     return [
         f"class {class_name(default)}(RuleOptimizer):",
-        f'    """The rule `{rule.name}`, {rule.unit.span.where}."""',
+        *_class_doc(rule, rules),
         "",
         f"    programs = {{{known}}}",
         f'    default = "{default}"',
@@ -75,6 +78,20 @@ def _class(plan: RulePlan, default: str, programs: Mapping[str, str]) -> list[st
         *wrapped(f"    def __init__(self, {', '.join(['params', *required, *given])}, *, {OPTIONS}):", 8),
         *wrapped(f"        super().__init__(params, {{{names}}}, {options})", 12),
     ]
+
+
+def _class_doc(rule: Rule, rules: Mapping[str, Rule]) -> list[str]:
+    """What the class is, and where rules say roles, what it takes parameters for."""
+    first = f'    """The rule `{rule.name}`, {rule.unit.span.where}.'
+    roles = dict.fromkeys(f"`{r.name}` learns on {' and '.join(r.roles)}" for r in rules.values() if r.roles)
+    if not roles:
+        return [f'{first}"""']
+    said = (
+        f"{', '.join(roles)}. This class sees no model: it takes two dimensions for a matrix, fewer for a vector, and more for neither, of "
+        "embeddings, heads and convolutions too. A param group that names its rule is taken at its word: "
+        f'{{"params": [...], "rule": "{rule.name}"}}.'
+    )
+    return [first, "", *(f"    {line}" for line in wrap(said, DOC_WIDTH)), '    """']
 
 
 def _numbers(rule: Rule) -> list[Hyper]:
@@ -118,6 +135,7 @@ class RuleWriter:
             *variants,
             "    },",
             f"    accepts={rule.accepts!r}, otherwise={rule.otherwise!r}, needs={tuple(needs)!r}, fixed={tuple(rule.structure)!r},",
+            *([f"    roles={rule.roles!r}, told={_told(rule)!r},"] if rule.roles else []),
             ")",
             "",
         ]
@@ -158,6 +176,11 @@ class RuleWriter:
             self.known[text] = unique
             self.functions += [*text.replace("NAME", unique).split("\n"), "", ""][: None if kind == "function" else -1]
         return self.known[text]
+
+
+def _told(rule: Rule) -> tuple[int, ...]:
+    """The numbers of dimensions that tell a role of a rule."""
+    return tuple(n for n, role in BY_DIMENSIONS.items() if role in {ROLES[word] for word in rule.roles})
 
 
 def _clock_name(period: str | int) -> str:

@@ -51,7 +51,7 @@ def routed(program: Program, routes: Sequence[Route]) -> OptimizerSpec:
             return str(assign(model, routes))
 
     identity = {"optimizer": ", ".join(map(str, routes))}
-    return OptimizerSpec(make, identity, table if len(routes) > 1 else None)
+    return OptimizerSpec(make, identity, table if len(routes) > 1 or any(r.roles for r in routes[0].chain) else None)
 
 
 @contextmanager
