@@ -146,8 +146,13 @@ def _value(default: float | tuple[float, ...]) -> str:
 
 
 def _takes(rule: Rule) -> str:
-    what = ACCEPTS[rule.accepts] + ("" if rule.accepts == "any" else f", {rule.types['w']}")
-    other = f"; `{rule.otherwise}` takes the others" if rule.otherwise else "" if rule.accepts == "any" else "; others are refused"
+    if rule.roles:
+        shape = "entry by entry" if rule.accepts == "any" else f"{rule.types['w']}{' stacked' if rule.accepts == 'stack' else ''}"
+        what = f"{' and '.join(rule.roles)} of a model, {shape}"
+    else:
+        what = ACCEPTS[rule.accepts] + ("" if rule.accepts == "any" else f", {rule.types['w']}")
+    any_tensor = rule.accepts == "any" and not rule.roles
+    other = f"; `{rule.otherwise}` takes the others" if rule.otherwise else "" if any_tensor else "; others are refused"
     layer = [i.name for i in rule.unit.inputs if i.name in ("x", "delta")]
     return what + other + (f"; reads {' and '.join(layer)} of its layer" if layer else "")
 
@@ -281,8 +286,10 @@ def _defaults(rule: Rule, node: tree.Rule) -> Lines:
         if s.name != "w":
             starts.setdefault(_start(s.init), []).append(plain(s.name))
     lines = [f"{', '.join(names)}: at first {start}" for start, names in starts.items()]
-    if rule.accepts != "any" and rule.otherwise is None:
+    if rule.accepts != "any" and rule.otherwise is None and not rule.roles:
         lines.append("tensors of other dimensions are refused: `on ... else RULE` names a rule for them")
+    if rule.roles:
+        lines.append("without a model two dimensions are a matrix, fewer a vector: give the model, or routes")
     return lines
 
 

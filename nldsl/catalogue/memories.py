@@ -106,8 +106,8 @@ PAGES = {
     ),
     "NL430": error(
         "a rule that does not learn on this",
-        "`rule NAME(...) on d -> e` learns on operators, `on real[n]` on vectors, and names their sizes. Without `on` a rule"
-        " learns on anything.",
+        "`rule NAME(...) on d -> e` learns on operators, `on real[n]` on vectors, and names their sizes. Roles before it, `on"
+        " vectors`, are those of shapes in a memory: an operator is a matrix. Without `on` a rule learns on anything.",
         "rule r(a) on real[n] { update last w - a * g }\nblock b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
         "rule r(a) on n -> m { update last w - a * g }\nblock b(d) {\n  in x : real[d]\n  memory S : d -> d { minimize -dot(S(x), x) by r(1) }\n  out y = S(x)\n}",
     ),

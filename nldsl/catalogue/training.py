@@ -60,8 +60,8 @@ PAGES = {
     ),
     "NL728": error(
         "a rule that does not learn on this",
-        "A rule `on d -> e` takes matrices, `on real[n]` vectors. What it does not take goes to the rule after its `else`;"
-        " where there is none, another route has to take it.",
+        "A rule `on d -> e` takes matrices, `on real[n]` vectors, `on embeddings, heads` parameters of these roles. What it does"
+        " not take goes to the rule after its `else`; where there is none, another route has to take it.",
         RULE + TRAIN.format("vectors by r(), rest by adamw()"), RULE + TRAIN.format("matrices by r(), rest by adamw()"),
     ),
     "NL729": error(

@@ -26,7 +26,9 @@ rule steady(lr = 0.01, beta = 0.9) {
 """
 TWO = OWN + OWN.replace("steady", "other")
 BOTH = OWN + "block b(d) { in x : real[d]  memory S : d -> d { minimize -dot(S(unit(x)), x) by steady() }  out y = S(x) }\n"
-FILES = {"own.nl": OWN, "two.nl": TWO, "both.nl": BOTH}
+TYPED = "rule typed(lr = 0.1) on matrices, heads d -> e else tables { update last w - lr * g }\n" \
+        "rule tables(lr = 0.1) on embeddings { update last w - lr * sign(g) }\n"
+FILES = {"own.nl": OWN, "two.nl": TWO, "both.nl": BOTH, "typed.nl": TYPED}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,9 @@ FILES = {"own.nl": OWN, "two.nl": TWO, "both.nl": BOTH}
         (["explain", "--rule", "muon", "-D", "ns_steps=2.5"], 2, "NL813"),
         (["explain", "--rule", "adamm"], 2, "did you mean `adam`?"),
         (["explain", "--rule", "decay"], 1, "NL432"),
+        (["explain", "typed.nl"], 0, "matrices and heads of a model, d -> e; `tables` takes the others"),
+        (["explain", "typed.nl"], 0, "embeddings of a model, entry by entry; others are refused"),
+        (["build", "typed.nl", "--rule", "typed"], 0, "`tables` learns on embeddings"),
         (["explain"], 2, "--rule NAME"),
         (["explain", "both.nl", "--rule", "adam", "--block", "b"], 2, "one of them"),
         (["explain", "NL815"], 0, "which rule?"),
