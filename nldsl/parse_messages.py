@@ -199,6 +199,9 @@ def _reserved(where: Where, token: Token) -> Diagnostic:
 
 
 def _missing_value(where: Where) -> Diagnostic:
+    if where.token.kind == "ARROW" and {"ELSE", "COMMA"} <= where.accepted and where.previous:
+        message = f"`{where.previous.text}` stands in the list of roles, and before `->` it is a size"
+        return _make(where, "NL009", message, where.gap(), f"no `,` before the type: on matrices {where.previous.text} -> e")
     what = "an expression" if "NUMBER" in where.accepted else "a name"
     if "REAL" in where.accepted:
         what = "a type"

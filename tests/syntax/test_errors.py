@@ -21,6 +21,7 @@ BAD = [
     ("train t { minimize f(x) at start(4) by muon(1) }", "NL010", "1:11", "stand in a `minimize` of a memory"),
     ("rule r on f(d) { update g }", "NL009", "1:16", "needs `->`"),
     ("rule r on matrices stacked { update g }", "NL009", "1:28", "needs `->`"),
+    ("rule r on matrices, d -> e { update g }", "NL009", "1:23", "no `,` before the type: on matrices d -> e"),
     ("rule r on matrices, { update g }", "NL009", "1:21", "a name"),
     ("block f { x = 3 else 4 }", "NL001", "1:17", "no branches"),
     ("block f { memory S : d -> e { minimize S by } }", "NL009", "1:45", "an expression is missing after `by`"),
