@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nldsl.core import Equation, Last, Ref, Type, Unit
-from nldsl.lower.order import ordered
+from nldsl.core import Equation, Last, Type, Unit
+from nldsl.lower.ends import due, leading_to
 from nldsl.lower.plan import Form
 from nldsl.lower.rounding import is_rounded
 from nldsl.lower.schedule import Recurrence
@@ -24,9 +24,8 @@ class EndWriter(RecurrenceWriter):
     """Writes what the memories of a unit with `flush apply` become: the equations of their steps, from sums and held states."""
 
     def __init__(self, prefix: str, unit: Unit, types: Mapping[str, Type]):
-        due = [s.name for s in unit.states if s.flush == "apply"]
-        equations = _leading_to(unit, due)
-        step = Recurrence(tuple(equations), tuple(due), ())
+        states = due(unit)
+        step = Recurrence(tuple(leading_to(unit, states)), tuple(states), ())
         super().__init__(prefix, unit, types, set(), step, Form("loop", ""), [])
 
     def finish(self) -> Function:
@@ -73,8 +72,8 @@ def finish_method(prefix: str, unit: Unit, types: Mapping[str, Type], local: Map
     if not own and not inner:
         return [], [*head, "        return state"]
     functions, lines = [], ["new = dict(state)"]
-    due = [s.name for s in unit.states if s.flush == "apply"]
-    if due:
+    states = due(unit)
+    if states:
         function = EndWriter(prefix, unit, types).finish()
         functions = [*function.lines, "", ""]
 
@@ -85,7 +84,7 @@ def finish_method(prefix: str, unit: Unit, types: Mapping[str, Type], local: Map
 
         args = [*map(given, function.streams), "tick", "fresh"]
         lines += ['tick = int(state[":tick"])', 'fresh = tick != int(state[":finished"])']
-        targets = "".join(f'new["{s}"], ' for s in due).strip()
+        targets = "".join(f'new["{s}"], ' for s in states).strip()
         lines += [f"{targets} = {function.name}({', '.join(args)})", 'new[":finished"] = state[":tick"]']
     lines += [f'new["{s.name}"] = state["{s.begun}"]' for s in unit.states if s.begun is not None]
     ends = {s.name for s in unit.states if s.flush != "carry"}
@@ -93,18 +92,3 @@ def finish_method(prefix: str, unit: Unit, types: Mapping[str, Type], local: Map
     lines += [f'new["{key}"] = torch.zeros_like(state["{key}"])' for key in sums]
     lines += [f'new |= whole(self.{name}.finish(part(state, "{name}.")), "{name}.")' for name in inner]
     return functions, [*head, *(f"        {line}" for line in (*lines, "return new"))]
-
-
-def _leading_to(unit: Unit, due: Sequence[str]) -> list[Equation]:
-    """The equations of the steps of these states, in order; a fold is read, and other states hold."""
-    equations, states = {e.name: e for e in unit.equations}, {s.name for s in unit.states}
-    found: dict[str, Equation] = {}
-    stack = list(due)
-    while stack:
-        e = equations.get(stack.pop())
-        if e is not None and e.name not in found and e.op != "index" and (e.name in due or e.name not in states):
-            found[e.name] = e
-            stack += [a.name for a in e.args if isinstance(a, Ref)] if e.op != "fold" else []
-    return ordered(found.values())
-
-

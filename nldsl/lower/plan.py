@@ -21,6 +21,7 @@ from nldsl.lower.asked import in_vain
 from nldsl.lower.constants import fold_constants
 from nldsl.lower.copies import name_outputs, remove_copies
 from nldsl.lower.differentiate import prune
+from nldsl.lower.ends import read_at_the_end
 from nldsl.lower.explicit import explicit
 from nldsl.lower.order import ordered
 from nldsl.lower.precision import precise
@@ -360,7 +361,7 @@ def _delays(unit: Unit, types: dict[str, Type]) -> tuple[Unit, dict[str, Type]]:
         graph.add_edges_from((e.name, name) for name in read)
         operators |= {e.name} if read and types[e.name].kind == "map" else set()
     component = {n: i for i, c in enumerate(nx.strongly_connected_components(graph)) for n in c}
-    bases = {s.base for s in unit.states}
+    bases = {s.base for s in unit.states} | read_at_the_end(unit)
     # Within a period a slow state is a constant, so what feeds itself through one only is no register there.
     slow = {s.name for s in unit.states if s.every > 1}
     alone = {n for c in nx.strongly_connected_components(graph.subgraph(set(graph) - slow)) if len(c) == 1 for n in c}
