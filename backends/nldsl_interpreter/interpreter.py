@@ -20,6 +20,7 @@ from nldsl_interpreter.operations import (
     arguments,
     attend_pull,
     compute,
+    exact,
     gather,
     is_rounded,
     rounded,
@@ -194,7 +195,7 @@ class _Tick:
         return Rounded.apply(self._value(replace(e, op="copy") if e.op == "bfloat16" else e, scope), low) if torch.is_grad_enabled() else low
 
     def _value(self, e: Equation, scope: Mapping[str, Tensor], low: bool = False) -> Tensor:
-        """A value as it is, or with `low`, of arguments that are rounded, in bfloat16."""
+        """A value as it is, or with `low`, of arguments that are rounded, rounded once."""
         wide = e.name in self.m.of_the_tick
         args, result = [self.atom(a, scope, wide) for a in e.args], self.m.types[e.name]
         if e.op in ENTRYWISE:  # a whole number in arithmetic
@@ -223,6 +224,8 @@ class _Tick:
                 return torch.full((1,), (self.t + 1 - offset) // e.attr("every", 1) + (offset > 0), dtype=torch.float64)
             case "index":
                 return torch.arange(sizes(result)[0], dtype=self.dtype)[None]
+            case "rope" if low:
+                return turn(values[0].float(), angles(sizes(result)[-1], self.t)).bfloat16()
             case "rope":
                 return turn(values[0], angles(sizes(result)[-1], self.t))
             case "fold":
@@ -238,8 +241,10 @@ class _Tick:
                     values = [values[0][:, :-first], values[1][..., first:]]
             case "attend" | "attend_pull":
                 values[1:3] = (self._past(e, n, x, e.attr("window"), False) for n, x in zip(("keys", "values"), values[1:3], strict=True))
+        if low:
+            return exact(e.op, result, args)
         reals = [x for x, _ in args if x.is_floating_point()]
-        if low or (e.op not in ("conv", "attend") and reals and all(x.dtype == torch.bfloat16 for x in reals)):
+        if e.op not in ("conv", "attend") and reals and all(x.dtype == torch.bfloat16 for x in reals):
             return rounded(e.op, result, args)
         if e.op == "attend_pull":
             return attend_pull(*values)[e.attr("side")]

@@ -241,8 +241,14 @@ def is_rounded(e: Equation, low: set[str], types: Mapping[str, Type]) -> bool:
     return bool(read) and all(isinstance(a, Ref) and a.name in low for a in [a for a in read if not is_number(types[a.name])] or read)
 
 
+def exact(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> Tensor:
+    """An operation at rounded values, rounded once: computed in float64, or entry by entry in float32, as torch does."""
+    wide = torch.float32 if op in ELEMENTWISE else torch.float64
+    return rounded(op, result, [(x.to(wide) if x.is_floating_point() else x, t) for x, t in args])
+
+
 def rounded(op: str, result: Type, args: list[tuple[Tensor, Type]]) -> Tensor:
-    """An operation on rounded values, as torch computes it: in float32 where it is entrywise, and rounded."""
+    """An operation in bfloat16: in float32 where it is entrywise, and rounded."""
     if op in ELEMENTWISE:
         args = [(x.float() if x.is_floating_point() else x, t) for x, t in args]
     return compute(op, len(args[0][1].shape), arguments(op, result, args)).bfloat16()

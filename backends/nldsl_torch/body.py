@@ -127,12 +127,32 @@ class Body:
         elif e.op == "sqrt":
             text = f"root({self.text(e.args[0])})"
         else:
-            text = ops.express(e, self.types[e.name], self.text, self.type)
-        if self.rounded and e.op != "bfloat16" and is_rounded(e, self.rounded, self.types):
-            # Torch widens the result for a number of each tick, unlike for a constant.
-            numbers = [a for a in e.args[e.op == "where" :] if not isinstance(a, Num) and not self._is_rounded(a)]
-            text = f"({text}).bfloat16()" if numbers else text
-        return text
+            return self.express(e, self.types[e.name])
+        return f"({text}).bfloat16()" if self._widens(e) else text
+
+    def express(self, e: Equation, result: Type) -> str:
+        """A value of this type; what torch would round more than once on its way is computed in float32."""
+        if not self._gives_rounded(e) or not _in_steps(e):
+            text = ops.express(e, result, self.text, self.type)
+            return f"({text}).bfloat16()" if self._widens(e) else text
+        return f"({ops.express(e, result, self._wide, self.type)}).bfloat16()"
+
+    def _gives_rounded(self, e: Equation) -> bool:
+        return bool(self.rounded) and e.op != "bfloat16" and is_rounded(e, self.rounded, self.types)
+
+    def _widens(self, e: Equation) -> bool:
+        """Whether torch widens a rounded result: for a number of each tick it does, unlike for a constant."""
+        return self._gives_rounded(e) and any(not isinstance(a, Num) and not self._is_rounded(a) for a in e.args[e.op == "where" :])
+
+    def _wide(self, atom: Atom) -> str:
+        """A rounded value in float32, another one as it is."""
+        return f"{self.text(atom)}.float()" if self._is_rounded(atom) else self.text(atom)
+
+
+def _in_steps(e: Equation) -> bool:
+    """Whether torch rounds a constant, or between the operations that a word is made of, where the values are bfloat16."""
+    constant = any(isinstance(a, Num) for a in e.args)
+    return e.op in ("dot", "sqnorm", "cross_entropy", "turn", "turn_back") or (constant and e.op in ("add", "sub", "div", "pow"))
 
 
 def _compound(text: str) -> bool:

@@ -116,7 +116,7 @@ class RecurrenceWriter:
         """A value for all copies of a state, of each sequence."""
         if e.op == "copy" and isinstance(e.args[0], Num):
             return f"torch.full_like({body.text(Last(e.name))}, {body.text(e.args[0])})"
-        text = ops.align(f"({ops.express(e, narrow, body.text, body.type)})", narrow, self.types[e.name])
+        text = ops.align(f"({body.express(e, narrow)})", narrow, self.types[e.name])
         return f"{text}.expand_as({body.text(Last(e.name))})"
 
     def _what(self) -> str:
