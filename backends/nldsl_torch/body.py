@@ -49,7 +49,7 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
     apply at_least at_most attention_look attention_pull beside causal_conv chunk chunk_solve channel_factors channel_kernel cross_entropy decay_ends
     decay_ends_back decay_kernel decay_kernel_back delay expect filtered fitting gelu_curve gelu_pull gelu_slope held from_memory inverse latest like
     linear_scan loop norm norm_back norm_scale matmul solve matrix_power eigenvectors part past plus pooled pretrained region FILES remember reversible
-    root segments shift_down shift_up spread taped turn turn_back windows ticks to_memory together unchunk unit unit_back unit_scale unit_solve
+    root segments sequences shift_down shift_up spread taped turn turn_back windows ticks to_memory together unchunk unit unit_back unit_scale unit_solve
     unit_solve_back whole window_attention linear_scan_back greater cross_entropy_back""".split()
 )
 

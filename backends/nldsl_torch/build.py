@@ -39,7 +39,7 @@ PRIMITIVES = tuple(
     for f in names.split()
 )
 WORDS = "from nldsl_torch.words import angles, apply, at_least, at_most, cross_entropy, gelu_pull, inverse, norm, root, turn, turn_back, unit"
-STREAMS = "from nldsl_torch.streams import beside, causal_conv, delay, expect, filtered, fitting, from_memory, latest, linear_scan, linear_scan_back, loop, part, pretrained, remember, ticks, spread, to_memory, together, whole, windows"  # noqa: E501
+STREAMS = "from nldsl_torch.streams import beside, causal_conv, delay, expect, filtered, fitting, from_memory, latest, linear_scan, linear_scan_back, loop, part, pretrained, remember, sequences, ticks, spread, to_memory, together, whole, windows"  # noqa: E501
 REVERSE = "from nldsl_torch.reverse import add_product, add_product_, attention_look, attention_pull, cross_entropy_back, decay_ends_back, gelu_curve, gelu_slope, greater, like, norm_back, norm_scale, plus, unit_back, unit_scale"  # noqa: E501
 FUNCTIONS = "from nldsl_torch.functions import again, region, reversible, taped"
 

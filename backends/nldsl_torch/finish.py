@@ -67,7 +67,8 @@ def finish_method(prefix: str, unit: Unit, types: Mapping[str, Type], local: Map
         local: text of what belongs to the module, params among them, by name.
         inner: the attributes of instances in which the end of a stream changes something.
     """
-    head = ["", "    def finish(self, state: dict[str, Tensor]) -> dict[str, Tensor]:", f'        """{DOC}"""']
+    head = ["", "    def finish(self, state: dict[str, Tensor]) -> dict[str, Tensor]:", f'        """{DOC}"""',
+            "        state = fitting(state, self.initial_state(sequences(state)))"]  # fmt: skip
     own = flushed(unit)
     if not own and not inner:
         return [], [*head, "        return state"]

@@ -136,10 +136,7 @@ class ClassWriter(StepWriter):
         inputs = [self.names.of(i.name) for i in self.unit.inputs]
         out = ["", f"    def forward(self, {', '.join(inputs)}, state=None, return_state=False):",
                f'        """{self._signature()}"""']  # fmt: skip
-        for i in self.unit.inputs:
-            shape = size(i.type)
-            out.append(f'        expect({self.names.of(i.name)}, "{i.name}", {shape}, "{i.type}", self._like)')
-        out.append(f"        B, T = together({', '.join(inputs)})")
+        out += [*self._expected(""), f"        B, T = together({', '.join(inputs)})"]
         out += ["        state = self.initial_state(B) if state is None else fitting(state, self.initial_state(B))", "        new = dict(state)"]
         out += [f"        {line}" for line in self.forward]
         if self.ticks:
@@ -147,6 +144,10 @@ class ClassWriter(StepWriter):
         outs = [(name, self.stream(atom)) for name, atom in self.unit.outputs]
         result = outs[0][1] if len(outs) == 1 else "{" + ", ".join(f'"{n}": {v}' for n, v in outs) + "}"
         return [*out, f"        return ({result}, new) if return_state else {result}"]
+
+    def _expected(self, lead: str) -> list[str]:
+        """What refuses inputs of other shapes and dtypes; `lead`: the leading dimensions, where they are not batch and ticks."""
+        return [f'        expect({self.names.of(i.name)}, "{i.name}", {size(i.type)}, "{i.type}", self._like{lead})' for i in self.unit.inputs]
 
     def _signature(self) -> str:
         ins = ", ".join(f"{i.name} [B, T{''.join(f', {n}' for n in size(i.type))}]" for i in self.unit.inputs)
@@ -158,5 +159,6 @@ class ClassWriter(StepWriter):
         single = len(self.unit.outputs) == 1
         result = "y.squeeze(1)" if single else "{k: v.squeeze(1) for k, v in y.items()}"
         return ["", f"    def step(self, {', '.join(inputs)}, state):", '        """One tick: inputs and outputs without the time axis, and the new state."""',
+                *self._expected(', ("batch",)'), *([f"        together({', '.join(inputs)}, lead=1)"] if len(inputs) > 1 else []),
                 f"        y, state = self.forward({', '.join(f'{i}.unsqueeze(1)' for i in inputs)}, state=state, return_state=True)",
                 f"        return {result}, state"]  # fmt: skip

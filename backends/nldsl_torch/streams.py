@@ -64,13 +64,14 @@ def from_memory(x: Tensor, axes: int) -> Tensor:
     return x.movedim(1 + axes, 1)
 
 
-def expect(x: Tensor, name: str, shape: tuple[int, ...], dims: str, like: Tensor) -> None:
-    """Refuse an input that is not a tensor [batch, ticks, *shape] of the module's dtype."""
+def expect(x: Tensor, name: str, shape: tuple[int, ...], dims: str, like: Tensor, lead: tuple[str, ...] = ("batch", "ticks")) -> None:
+    """Refuse an input that is not a tensor [*lead, *shape] of the module's dtype."""
     if not isinstance(x, Tensor):
         raise ValueError(f"`{name}` is a {type(x).__name__}, expected a tensor")
-    if x.dim() != 2 + len(shape) or tuple(x.shape[2:]) != shape or 0 in x.shape[:2]:
-        wanted = ", ".join(["batch", "ticks", *map(str, shape)])
-        raise ValueError(f"`{name}` is {list(x.shape)}, expected [{wanted}] ({dims}), with at least one sequence and tick")
+    n = len(lead)
+    if x.dim() != n + len(shape) or tuple(x.shape[n:]) != shape or 0 in x.shape[:n]:
+        wanted = ", ".join([*lead, *map(str, shape)])
+        raise ValueError(f"`{name}` is {list(x.shape)}, expected [{wanted}] ({dims}), with at least one sequence{' and tick' * (n - 1)}")
     whole = dims.startswith("int")
     if whole == (x.is_floating_point() or x.dtype == torch.bool) and not dims.startswith("bool"):
         raise ValueError(f"`{name}` is {x.dtype}, expected {'whole numbers' if whole else like.dtype} ({dims})")
@@ -78,12 +79,12 @@ def expect(x: Tensor, name: str, shape: tuple[int, ...], dims: str, like: Tensor
         raise ValueError(f"`{name}` is {x.dtype} and the module {like.dtype}: use x.to({like.dtype}) or module.to({x.dtype})")
 
 
-def together(*inputs: Tensor) -> torch.Size:
-    """Batch and ticks, which all inputs share."""
-    sizes = {x.shape[:2] for x in inputs}
+def together(*inputs: Tensor, lead: int = 2) -> torch.Size:
+    """Batch and, of two leading dimensions, ticks, which all inputs share."""
+    sizes = {x.shape[:lead] for x in inputs}
     if len(sizes) != 1:
-        raise ValueError(f"inputs differ in batch or ticks: {', '.join(str(list(x.shape[:2])) for x in inputs)}")
-    return inputs[0].shape[:2]
+        raise ValueError(f"inputs differ in batch{' or ticks' * (lead - 1)}: {', '.join(str(list(x.shape[:lead])) for x in inputs)}")
+    return inputs[0].shape[:lead]
 
 
 def fitting(state: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,6 +99,11 @@ def fitting(state: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Ten
         if state[key].dtype != value.dtype and not torch.is_autocast_enabled(value.device.type):
             raise ValueError(f"the state `{key}` is {state[key].dtype}, expected {value.dtype}: use state[{key!r}].to({value.dtype})")
     return state
+
+
+def sequences(state: dict[str, Tensor]) -> int:
+    """The batch size of a state."""
+    return next((len(x) for x in state.values() if x.dim()), 1)
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -141,3 +141,33 @@ block a_b2(d, n = 1) { in x : real[d]  out y = n * x }
 block top(d) { in x : real[d]  out y = a_b(x) + 10 * ab(x) + 100 * a_b2(x, n = 5) + 1000 * a_b2(x, n = 7) }"""
     x = torch.randn(1, 3, 2)
     assert torch.allclose(nldsl.load(text).module("top", d=2)(x), 7532 * x)
+
+
+@pytest.mark.parametrize(("wrong", "what"), [
+    (torch.ones(2, 4), r"is \[2, 4\], expected \[batch, 3\]"),
+    (torch.ones(2, 9, 3), r"is \[2, 9, 3\], expected \[batch, 3\]"),
+    (torch.ones(0, 3), "with at least one sequence$"),
+    ([1.0], "is a list, expected a tensor"),
+])  # fmt: skip
+def test_a_step_names_the_shape_that_it_was_given(delta: torch.nn.Module, wrong: object, what: str) -> None:
+    x, state = torch.ones(2, 3), delta.initial_state(2)
+    for inputs in ((wrong, x), (x, wrong)):
+        with pytest.raises(ValueError, match=what):
+            delta.step(*inputs, state)
+
+
+def test_inputs_of_a_step_share_the_batch() -> None:
+    module = nldsl.load("block b(d) { in x, z : real[d]  out y = x + z }").module("b", d=3)
+    with pytest.raises(ValueError, match=r"inputs differ in batch: \[2\], \[1\]$"):
+        module.step(torch.ones(2, 3), torch.ones(1, 3), {})
+
+
+@pytest.mark.parametrize("clause", ["flush apply", "flush drop", ""])
+def test_a_wrong_state_has_no_end(clause: str) -> None:
+    step = f"{{ minimize 0.5 * sqnorm(B - x) by gd(0.1)  {clause} }}"
+    module = nldsl.load(f"block b(d) {{ in x : real[d]  memory B : real[d] every 2 {step}  out y = B }}").module("b", d=3)
+    state = module.initial_state(2)
+    assert module.finish(state).keys() == state.keys()
+    for wrong, what in (({}, "not a state of this module"), (state | {"B": torch.ones(2, 4)}, "the state `B` is"), (state | {"C": torch.ones(2)}, "`C` is not known")):
+        with pytest.raises(ValueError, match=what):
+            module.finish(wrong)
