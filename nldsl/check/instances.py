@@ -44,7 +44,6 @@ class Units:
     depths: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
-    misused: list[Diagnostic] = field(default_factory=list)  # what is wrong with the instances of the unit at hand
 
     def block(self, block: tree.Block, formals: Mapping[str, Any]) -> str | None:
         """The key of a block at complete parameters; None when it has errors, which are reported."""
@@ -78,17 +77,14 @@ class Units:
 
     def _typed(self, key: str, block: tree.Block, formals: Mapping[str, Any]) -> tuple[Unit, Types, list[Diagnostic]]:
         """A unit, its types and what is wrong: elaborated until no call of a block is left that has to be written out."""
-        around = self.misused
         places: dict[Place, Mapping[str, Any]] = {}
         while True:
-            self.misused = []
             unit, found, wanted = elaborate_unit(key, block, formals, self.top, self.sizes, places)
             unit, types, wrong = infer_shapes(unit, self.instance)
-            found, self.misused = [*found, *wrong, *self.misused], around
             wanted |= {i.place for i in recurrent(unit, types)}
             more = {i.place: dict(self.units[i.unit].formals) for i in unit.instances if i.place in wanted and i.place and i.unit is not None}
             if not more:
-                return unit, types, found
+                return unit, types, [*found, *wrong]
             places |= more
 
     def _schedule(self, block: tree.Block) -> Schedule:
@@ -109,33 +105,33 @@ class Units:
         self.diagnostics.append(
             Diagnostic("NL118", f"the block `{block.name}` {what}", (Label(headline(block)),), expected=f"blocks nested at most {MAX_DEPTH} deep"))  # fmt: skip
 
-    def instance(self, instance: Instance, args: Mapping[str, Type]) -> tuple[str, Mapping[str, Type]] | None:
-        """The unit of an instance: parameters it does not name are read off the shapes of its arguments."""
+    def instance(self, instance: Instance, args: Mapping[str, Type]) -> tuple[str, Mapping[str, Type]] | list[Diagnostic]:
+        """The unit of an instance: parameters it does not name are read off the shapes of its arguments.
+
+        Returns:
+            Its key and the types of its outputs, or what is wrong with the arguments; nothing where the block has reported errors.
+        """
         found = self.top.find(instance.block)
         assert isinstance(found, Constant) and isinstance(found.value, tree.Block)
         block = found.value
         formals = complete(block, dict(instance.formals), args, self.top)
         missing = [f for f in block.formals if f.name not in formals]
         if missing:
-            self.misused.append(
-                Diagnostic("NL110", f"`{block.name}` needs `{missing[0].name}`",
-                           (Label(instance.span), Label(missing[0].span, "declared here")),
-                           expected=f"`{missing[0].name} = ...`, or an input whose shape gives it"))  # fmt: skip
-            return None
+            return [Diagnostic("NL110", f"`{block.name}` needs `{missing[0].name}`",
+                               (Label(instance.span), Label(missing[0].span, "declared here")),
+                               expected=f"`{missing[0].name} = ...`, or an input whose shape gives it")]  # fmt: skip
         key = self.block(block, formals)
         if key is None:
-            return None
+            return []
         unit, types = self.units[key], self.types[key]
         for declared in unit.inputs:
             given = args[declared.name]
             # An input of an `each` is given from outside as a table: one row for each copy.
             wanted = (*(a.size for a in declared.type.axes), *declared.type.shape)
             if (given.kind, given.shape, given.bound) != (declared.type.kind, wanted, declared.type.bound):
-                self.misused.append(
-                    Diagnostic("NL202", f"`{block.name}` does not take this",
-                               (Label(instance.span), Label(declared.span, f"`{declared.name}` is declared here")),
-                               expected=str(declared.type), found=str(given)))  # fmt: skip
-                return None
+                return [Diagnostic("NL202", f"`{block.name}` does not take this",
+                                   (Label(instance.span), Label(declared.span, f"`{declared.name}` is declared here")),
+                                   expected=str(declared.type), found=str(given))]  # fmt: skip
         return key, {name: types[atom.name] if isinstance(atom, Ref) else Type("real") for name, atom in unit.outputs
                      if not isinstance(atom, Ref) or atom.name in types}  # fmt: skip
 

@@ -6,17 +6,18 @@ a plain stream makes it a state that starts as zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 
+from nldsl.check.cycles import components, likely, widen
 from nldsl.check.reading import atoms
 from nldsl.core import Atom, Equation, Input, Instance, Last, Num, Param, Ref, State, Type, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.vocabulary import WORDS, Mismatch, is_number, join_axes
 
 Types = dict[str, Type]
-# Finds or makes the unit of an instance: (instance, argument types) -> (key, output types), or None after reporting.
-Instantiate = Callable[[Instance, Mapping[str, Type]], tuple[str, Mapping[str, Type]] | None]
+# Finds or makes the unit of an instance: (instance, argument types) -> (key, output types), or what is wrong with its arguments.
+Instantiate = Callable[[Instance, Mapping[str, Type]], tuple[str, Mapping[str, Type]] | list[Diagnostic]]
 
 
 def infer_shapes(unit: Unit, instantiate: Instantiate) -> tuple[Unit, Types, list[Diagnostic]]:
@@ -26,16 +27,9 @@ def infer_shapes(unit: Unit, instantiate: Instantiate) -> tuple[Unit, Types, lis
         The unit with its instances resolved, filters typed and implied states added; the type of every name whose
         definition is right; what is wrong.
     """
-    wider: Types = {}
-    while True:
-        work = _Shapes(unit, instantiate, dict(wider))
-        for name in list(work.equations):
-            work.settle(name)
-        for instance in unit.instances:
-            work.settle(f"{instance.name}.{instance.outputs[0]}" if instance.outputs else instance.name)
-        if work.wider == wider:
-            break
-        wider = work.wider
+    work = _Shapes(unit, instantiate)
+    for names in components(work.reads):
+        work.settle(names)
     for state in unit.states:
         work.check_state(state)
     for equation in unit.equations:
@@ -44,53 +38,62 @@ def infer_shapes(unit: Unit, instantiate: Instantiate) -> tuple[Unit, Types, lis
 
 
 class _Shapes:
-    def __init__(self, unit: Unit, instantiate: Instantiate, wider: Types):
+    def __init__(self, unit: Unit, instantiate: Instantiate):
         self.unit, self.instantiate = unit, instantiate
-        self.wider = wider  # names on a cycle that stand in more copies than what they were assumed to be like
         self.types: Types = {}
         self.diagnostics: list[Diagnostic] = []
         self.failed: set[str] = set()
         self.equations = {e.name: e for e in unit.equations}
         self.instances = {f"{i.name}.{o}": i for i in unit.instances for o in i.outputs}
         self.resolved: dict[str, str] = {}
-        self.assumed: Types = {}  # of names on a cycle through `last`
         self.narrowed: Types = {}  # what is a `real[1]`: updates of `real` states, and where gradients of such are taken
         self.states = {s.name: s for s in unit.states}
         given: tuple[Input | Param | State, ...] = (*unit.inputs, *unit.params, *unit.states)
         for declared in given:
             if declared.type.kind != "filter":
                 self.types[declared.name] = declared.type
+        self.reads = {name: [n for n in self._reads(name) if n not in self.types] for name in (*self.equations, *self.instances)}
 
-    def settle(self, wanted: str) -> None:
-        """Type one name, and first what its definition reads. An explicit stack: chains can be long."""
-        stack, open_names = [wanted], set()
-        while stack:
-            name = stack[-1]
-            if name in self.failed or (name in self.types and name not in self.equations) or name in self._done:
-                stack.pop()
-                continue
-            waiting = [n for n in self._reads(name) if not self._known(n)]
-            cyclic = [n for n in waiting if n in open_names]
-            if cyclic and self._assume([n for n in stack[stack.index(cyclic[0]) :] if n in open_names] + [name]):
-                continue
-            if cyclic:
-                self._cycle(name, cyclic[0])
-                stack.pop()
-                continue
-            if waiting:
-                open_names.add(name)
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if name not in self.failed:
-                self._define(name)
+    def settle(self, names: list[str]) -> None:
+        """Type names that read one another; what else they read is typed, or has failed."""
+        first = names[0]
+        if first not in self.reads:
+            self.failed.add(first)  # its declaration was wrong, and reported
+        elif len(names) == 1 and first not in self.reads[first]:
+            self._define(first)
+        else:
+            self._settle_cycle(names)
 
-    @property
-    def _done(self) -> set[str]:
-        return self.__dict__.setdefault("_done_names", set())
+    def _settle_cycle(self, names: list[str]) -> None:
+        """What the names of a cycle are assumed to be is compared with what their definitions give."""
+        reads, reported = {name: self.reads[name] for name in names}, len(self.diagnostics)
+        widen(self.types, reads, self.instances.keys() & reads.keys(), lambda name: self._guess(name, reads.keys()))
+        assumed = {name: self.types[name] for name in names if name in self.types}
+        for name in names:
+            self._define(name)
+        if len(self.diagnostics) == reported and not any(n in self.failed and n not in reads for read in reads.values() for n in read):
+            wrong = [name for name in names if assumed.get(name) != self.types.get(name)] or [n for n in names if n not in assumed]
+            if wrong:
+                self._cycle([*wrong, *names], assumed)
+                self.failed.update(wrong)
+        for name in self.failed & reads.keys():
+            self.types.pop(name, None)
 
-    def _known(self, name: str) -> bool:
-        return name in self.types or name in self.failed
+    def _guess(self, name: str, cycle: Collection[str]) -> Type | None:
+        """The type of a name on a cycle, from what is assumed of the others: where that does not fit, from what does not hang on it."""
+        if name in self.instances:
+            found = self._instantiated(self.instances[name])
+            return found[1].get(name.removeprefix(f"{self.instances[name].name}.")) if isinstance(found, tuple) else None
+        equation = self.equations[name]
+        if equation.op in ("conv", "grad", "expect"):
+            reported = len(self.diagnostics)
+            result = self._typed(equation, self.types)
+            del self.diagnostics[reported:]
+            return replace(equation.attr("type"), axes=()) if result is None and equation.op == "expect" else result
+        assumed = [None if isinstance(a, Num) else self.types.get(a.name) for a in equation.args]
+        certain = [None if isinstance(a, Num) or a.name in cycle else t for a, t in zip(equation.args, assumed, strict=True)]
+        word, attrs = WORDS[equation.op], dict(equation.attrs)
+        return likely(word, assumed, attrs) or likely(word, certain, attrs)
 
     def _reads(self, name: str) -> list[str]:
         if name in self.equations:
@@ -102,83 +105,37 @@ class _Shapes:
             if equation.op == "conv":
                 names = names[:1]
             return names
-        if name in self.instances:
-            return [a.name for _, a in self.instances[name].args if not isinstance(a, Num)]
-        self.failed.add(name)  # its declaration was wrong, and reported
-        return []
+        return [a.name for _, a in self.instances[name].args if not isinstance(a, Num)]
 
-    def _assume(self, path: list[str]) -> bool:
-        """Type a cycle of reads, each name of `path` reading the next and the last one the first: a sum or product on
-        it has the shape of its other operand. What is assumed is compared with what comes out."""
-        names = list(dict.fromkeys(path))
-        for at, name in reversed(list(enumerate(names))):
-            equation = self.equations.get(name)
-            if equation is None or equation.op not in ("add", "sub", "mul", "div") or name in self.assumed:
-                continue
-            for arg in equation.args:
-                if isinstance(arg, Num) or arg.name in names or self._reaches(arg.name, set(names)):
-                    continue
-                if arg.name not in self.types:
-                    self.settle(arg.name)
-                found = self.types.get(arg.name)
-                if found is None or found.kind != "real":
-                    continue
-                self.assumed[name] = self.types[name] = self.wider.get(name, found)
-                for reader in reversed(names[:at]):
-                    open_names = {n for n in names if n not in self.types}
-                    for beside in [n for n in self._reads(reader) if not self._known(n) and not self._reaches(n, open_names)]:
-                        self.settle(beside)
-                    if reader in self.instances:
-                        self._define_instance(self.instances[reader])
-                    result = self._typed(self.equations[reader], self.types) if reader in self.equations else self.types.get(reader)
-                    if result is None:
-                        break
-                    self.assumed[reader] = self.types[reader] = result
-                if names[0] in self.types:
-                    return True
-                for guess in [n for n in names if n in self.assumed]:
-                    self.types.pop(guess, None)
-        return False
-
-    def _reaches(self, start: str, goals: set[str]) -> bool:
-        seen, stack = {start}, [start]
-        while stack:
-            name = stack.pop()
-            fresh = [] if self._known(name) else [n for n in self._reads(name) if n not in seen]
-            if goals & set(fresh):
-                return True
-            seen.update(fresh)
-            stack += fresh
-        return False
-
-    def _cycle(self, name: str, through: str) -> None:
-        span = self.equations[name].span if name in self.equations else self.unit.span
-        self.failed.add(name)
+    def _cycle(self, names: list[str], assumed: Types) -> None:
+        """No type for the first names on a cycle. The one to declare is the first that the author wrote."""
+        name = next((n for n in names if "." not in n), names[0])
+        instance, own = self.instances.get(name), name.split(".")[0]
+        expected, found = assumed.get(name), self.types.get(name)
         self.diagnostics.append(
-            Diagnostic("NL204", f"the shape of `{name.split('.')[0]}` depends on itself", (Label(span),),
-                       expected="a memory with a declared type on every cycle",
-                       help=f"memory {through.split('.')[0]} : real[n] = zeros {{ update ... }}"))  # fmt: skip
+            Diagnostic("NL204", f"the shape of `{own}` depends on itself", (Label(instance.span if instance else self.equations[name].span),),
+                       expected=str(expected) if expected else "a memory with a declared type on every cycle",
+                       found=str(found) if expected and found else None,
+                       help=f"memory {own} : {self._vector()} = zeros {{ update ... }}"))  # fmt: skip
+
+    def _vector(self) -> str:
+        """A type of this unit as one writes it: that of a vector like its inputs."""
+        given = [t.shape[-1] for t in (i.type for i in self.unit.inputs) if t.kind == "real" and t.shape]
+        given += [p.type.codomain for p in self.unit.params if p.type.kind == "map"]
+        return f"real[{given[0]}]" if given else "real"
 
     # --- definitions -----------------------------------------------------------------------------
 
     def _define(self, name: str) -> None:
         if name in self.instances:
-            self._define_instance(self.instances[name])
+            if name not in self.failed and self.instances[name].name not in self.resolved:
+                self._define_instance(self.instances[name])
             return
         equation = self.equations[name]
-        self._done.add(name)
         result = self._typed(equation, self.types)
         if result is None:
             self.failed.add(name)
         elif name not in self.states:
-            assumed = self.assumed.get(name, result)
-            if assumed.shape == result.shape and {*assumed.axes} < {*result.axes}:
-                self.wider[name] = result
-            elif assumed != result:
-                self.failed.add(name)
-                self.diagnostics.append(
-                    Diagnostic("NL204", f"the shape of `{name.split('.')[0]}` depends on itself", (Label(equation.span),), expected=str(assumed),
-                               found=str(result), help="a memory has a declared type"))  # fmt: skip
             self.types[name] = result
         elif self.states[name].type == Type("real", (), result.axes) and is_number(result) and result.shape:
             self.narrowed[name] = result
@@ -240,26 +197,25 @@ class _Shapes:
                            found=str(replace(inner[result.name], axes=())), help=f"0.5 * sqnorm({objective.span.text})"))  # fmt: skip
             return None
         for part in objective.equations:
-            self.types.setdefault(part.name, inner[part.name])
-        self.types.setdefault(objective.self, at)
+            self.types[part.name] = inner[part.name]
+        self.types[objective.self] = at
         return replace(at, axes=join_axes([at, inner[result.name]]))
 
     def _define_instance(self, instance: Instance) -> None:
+        found = self._instantiated(instance)
+        if isinstance(found, tuple):
+            self.resolved[instance.name] = found[0]
+            self.types |= {f"{instance.name}.{o}": t for o, t in found[1].items() if o in instance.outputs}
+            self.failed.update(f"{instance.name}.{o}" for o in instance.outputs if o not in found[1])
+        else:
+            self.diagnostics += found
+            self.failed.update(f"{instance.name}.{o}" for o in instance.outputs)
+
+    def _instantiated(self, instance: Instance) -> tuple[str, Mapping[str, Type]] | list[Diagnostic]:
+        """Its unit and the types of its outputs; or what is wrong, nothing where an argument has no type."""
         types = {name: Type("real") if isinstance(a, Num) else self.types.get(a.name) for name, a in instance.args}
-        outputs = [f"{instance.name}.{o}" for o in instance.outputs]
-        if any(t is None for t in types.values()):
-            self.failed.update(outputs)
-            return
-        found = self.instantiate(instance, {n: t for n, t in types.items() if n is not None and t is not None})
-        if found is None:
-            self.failed.update(outputs)
-            return
-        self.resolved[instance.name] = found[0]
-        for output in instance.outputs:
-            if output in found[1]:
-                self.types[f"{instance.name}.{output}"] = found[1][output]
-            else:
-                self.failed.add(f"{instance.name}.{output}")
+        known = {name: t for name, t in types.items() if name is not None and t is not None}
+        return self.instantiate(instance, known) if len(known) == len(types) else []
 
     def _fits_state(self, equation: Equation, state: State, result: Type) -> None:
         declared = state.type
