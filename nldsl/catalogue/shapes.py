@@ -24,8 +24,8 @@ PAGES = {
     ),
     "NL204": error(
         "a shape that depends on itself",
-        "A stream that reads its own past through `last` has the shape of what it is added to or multiplied with; here"
-        " nothing says it. Make it a memory, which has a declared type.",
+        "A stream that reads its own past has the shape that its equations give it whatever that past is: through what is"
+        " added to it, or through an operator. Here none does. Make it a memory, which has a declared type.",
         "block b(d) {\n  in x : real[d]\n  z = tanh(last z)\n  out y = x + z\n}",
         "block b(d) {\n  in x : real[d]\n  memory z : real[d] = 1 { update tanh(last z) }\n  out y = x + z\n}",
     ),

@@ -119,6 +119,7 @@ def _report(reading: Reading, edges: Edges, cycle: list[str]) -> Diagnostic:
     where = edges[reader][read].span
     place = reading.equations[reader].span if reader in reading.equations else where
     around = [*written, written[0]]
+    read = read if own(read) else read.split(".")[0]
     labels = [Label(where, f"reads `{read}` of this tick")]
     for name in cycle:
         span = reading.equations[name].span if name in reading.equations else reading.instances[name].span

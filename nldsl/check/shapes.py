@@ -74,7 +74,7 @@ class _Shapes:
         if len(self.diagnostics) == reported and not any(n in self.failed and n not in reads for read in reads.values() for n in read):
             wrong = [name for name in names if assumed.get(name) != self.types.get(name)] or [n for n in names if n not in assumed]
             if wrong:
-                self._cycle([*wrong, *names], assumed)
+                self._cycle([*wrong, *names])
                 self.failed.update(wrong)
         for name in self.failed & reads.keys():
             self.types.pop(name, None)
@@ -107,15 +107,14 @@ class _Shapes:
             return names
         return [a.name for _, a in self.instances[name].args if not isinstance(a, Num)]
 
-    def _cycle(self, names: list[str], assumed: Types) -> None:
-        """No type for the first names on a cycle. The one to declare is the first that the author wrote."""
-        name = next((n for n in names if "." not in n), names[0])
-        instance, own = self.instances.get(name), name.split(".")[0]
-        expected, found = assumed.get(name), self.types.get(name)
+    def _cycle(self, names: list[str]) -> None:
+        """No type for the first names on a cycle. The one to declare is one that `last` reads, or else one that the author wrote."""
+        past = {a.name for n in names if n in self.equations for a in atoms(self.equations[n]) if isinstance(a, Last)}
+        name = min(names, key=lambda n: (n not in past, "." in n))
+        span, own = (self.equations.get(name) or self.instances[name]).span, name.split(".")[0]
         self.diagnostics.append(
-            Diagnostic("NL204", f"the shape of `{own}` depends on itself", (Label(instance.span if instance else self.equations[name].span),),
-                       expected=str(expected) if expected else "a memory with a declared type on every cycle",
-                       found=str(found) if expected and found else None,
+            Diagnostic("NL204", f"the shape of `{own}` depends on itself", (Label(span),),
+                       expected="a memory with a declared type on every cycle",
                        help=f"memory {own} : {self._vector()} = zeros {{ update ... }}"))  # fmt: skip
 
     def _vector(self) -> str:

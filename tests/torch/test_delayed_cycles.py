@@ -15,6 +15,10 @@ BODIES = {
     "of an expression": "y0 = tanh(z + x)  z = delay(W(y0), 2)  out y = y0 + z",
     "two of one": "y0 = tanh(W(delay(y0, 1)) + 0.5 * delay(y0, 2) + x)  out y = y0",
     "two streams": "a = tanh(W(delay(b, 1)) + x)  b = tanh(delay(a, 2) - x)  out y = a + b",
+    "a number times it": "g = sigmoid(dot(v, x))  y0 = g * delay(y0, 1) + x  out y = y0",
+    "copies": "each h in 2 { param V : d -> d = normal(0.5)  u = tanh(V(delay(u, 2)) + x) }  out y = flatten(u)",
+    "interlocked": "a = tanh(last b + x)  b = 0.5 * last a + delay(W(last b), 2)  out y = a + b",
+    "an operator": "M = 0.5 * last M + outer(unit(x), tanh(last M(x) + x))  out y = M(x)",
     "a read of a memory": "memory S : d -> d { minimize 0.5 * sqnorm(S(unit(delay(r, 1) + x)) - x) by decay(0.9), gd(0.5) }  r = tanh(S(x))  out y = r",
     "a memory": "memory s : real[d] = learned { update 0.5 * tanh(W(delay(s, 1))) + x }  out y = s",
     "on the way to a loss": "memory F : d -> d = learned every 2 { minimize e over sum by gd(0.1) }\n"
