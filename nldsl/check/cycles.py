@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 
 from nldsl.core import Type
 from nldsl.dims import Dim
@@ -23,15 +22,39 @@ def components(reads: Mapping[str, Sequence[str]]) -> list[list[str]]:
     >>> components({"y": ["a"], "a": ["b"], "b": ["a"]})
     [['a', 'b'], ['y']]
     """
-    try:
-        return [[name] for name in TopologicalSorter(reads).static_order()]
-    except CycleError:
-        import networkx as nx
-
-    graph = nx.DiGraph([(reader, read) for reader, names in reads.items() for read in names])
-    graph.add_nodes_from(reads)
     order = {name: at for at, name in enumerate(reads)}
-    return [sorted(c, key=lambda name: order.get(name, -1)) for c in nx.strongly_connected_components(graph)]
+    number: dict[str, int] = {}  # of a name when it was first met
+    lowest: dict[str, int] = {}  # of the names on `path` that a name leads back to
+    path: dict[str, None] = {}  # met, and not yet in a component
+    found: list[list[str]] = []
+    for start in reads:
+        stack = [] if start in number else [(start, iter(reads[start]))]
+        while stack:
+            name, rest = stack[-1]
+            if name not in number:
+                number[name] = lowest[name] = len(number)
+                path[name] = None
+            read = next(rest, None)
+            if read is None:
+                stack.pop()
+                if lowest[name] == number[name]:
+                    found.append(sorted(_popped(path, name), key=lambda n: order.get(n, -1)))
+                elif stack:
+                    above = stack[-1][0]
+                    lowest[above] = min(lowest[above], lowest[name])
+            elif read not in number:
+                stack.append((read, iter(reads.get(read, ()))))
+            elif read in path:
+                lowest[name] = min(lowest[name], number[read])
+    return found
+
+
+def _popped(path: dict[str, None], until: str) -> Iterator[str]:
+    """The last names of a path, taken from it."""
+    name = ""
+    while name != until:
+        name, _ = path.popitem()
+        yield name
 
 
 def widen(types: dict[str, Type], reads: Mapping[str, Iterable[str]], late: set[str], guess: Callable[[str], Type | None]) -> None:

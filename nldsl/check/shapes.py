@@ -71,7 +71,9 @@ class _Shapes:
         assumed = {name: self.types[name] for name in names if name in self.types}
         for name in names:
             self._define(name)
-        if len(self.diagnostics) == reported and not any(n in self.failed and n not in reads for read in reads.values() for n in read):
+        # What failed outside the cycle, or knowing all that it reads, has been reported.
+        around = self.failed & {n for name in names for n in (name, *reads[name])}
+        if len(self.diagnostics) == reported and not any(n not in reads or all(r in self.types for r in reads[n]) for n in around):
             wrong = [name for name in names if assumed.get(name) != self.types.get(name)] or [n for n in names if n not in assumed]
             if wrong:
                 self._cycle([*wrong, *names])

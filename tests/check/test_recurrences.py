@@ -105,6 +105,13 @@ def test_a_stream_that_reads_its_past_has_the_shape_that_its_equations_give(body
     assert codes(body, out) == expected
 
 
+def test_a_cycle_through_a_block_with_errors_has_no_error_of_its_own() -> None:
+    text = "block bad(d) { in z : real[d]  memory s : real[d] { update 0.5 * last s + unti(z) }  out a = s }\n"
+    text += "block b(d) { in x : real[d]  u = %s  out y = u + x }"
+    for body in ("bad(last u) + x", "tanh(bad(last u))", "bad(x) * last u"):
+        assert "NL204" not in [d.code for d in check_source(Source("t.nl", text % body)).errors]
+
+
 @pytest.mark.parametrize("terms", list(permutations(["x", "delay(u, 2)", "W(last u)", "sum(x) * last u"])))
 def test_the_order_of_terms_does_not_matter(terms) -> None:
     assert type_of("u", f"param W : d -> d  u = tanh({' + '.join(terms)})", "u") == "real[d]"
