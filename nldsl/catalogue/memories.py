@@ -131,7 +131,7 @@ PAGES = {
     "NL434": error(
         "no part of an optimizer",
         "A step of an optimizer sees one gradient of one tensor: no sequence, no copies, no stores. Its memories start from"
-        " numbers, the same in every run.",
+        " numbers, the same in every run, and never anew; each has one period at most, and no copy from the start of a window.",
     ),
     "NL435": error(
         "a role that no parameter has",

@@ -6,7 +6,8 @@ import keyword
 from typing import Any
 
 from nldsl.check.causality import causality
-from nldsl.core import Init, Ref, Rule
+from nldsl.check.reading import Reading, atoms
+from nldsl.core import Init, Last, Ref, Rule, State
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.source import Span
 
@@ -19,7 +20,7 @@ TAKEN = frozenset("self params maximize differentiable capturable foreach fused 
 
 
 def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
-    """Cycles within a step, numbers whose name is taken, what belongs to sequences, random and learned first values, no gradient."""
+    """Cycles within a step, numbers whose name is taken, what belongs to sequences, periods in periods, random and learned first values, no gradient."""
     found = causality(rule.unit, rule.types)
     for name, span in [*((h.name, h.span) for h in rule.hypers), *((s, where) for s in rule.structure)]:
         if name in TAKEN or keyword.iskeyword(name):
@@ -31,10 +32,10 @@ def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
     for param in (p for p in rule.unit.params if not p.fixed):
         found.append(Diagnostic("NL434", "nothing learns the first value of an optimizer's memory", (Label(param.span),),
                                 expected="a number, zeros, ones or eye"))  # fmt: skip
+    reading = Reading.of(rule.unit)
     for state in rule.unit.states:
-        if state.reset is not None:
-            found.append(Diagnostic("NL434", "an optimizer has no sequences after which a memory starts anew", (Label(state.span),),
-                                    expected="a memory without `reset`"))  # fmt: skip
+        if (why := _begins_anew(reading, state)) is not None:
+            found.append(why)
         if _drawn(state.init):
             found.append(Diagnostic("NL434", "a memory of an optimizer starts from a number, the same in every run", (Label(state.span),),
                                     expected="a number, zeros, ones or eye"))  # fmt: skip
@@ -42,6 +43,39 @@ def problems_of(rule: Rule, where: Span) -> list[Diagnostic]:
         found.append(Diagnostic("NL432", f"`{rule.name}` is no optimizer: its step does not depend on `g`", (Label(where),),
                                 expected="an update that reads the gradient", help="update last w - lr * g"))  # fmt: skip
     return found
+
+
+def _begins_anew(reading: Reading, state: State) -> Diagnostic | None:
+    """Why an optimizer cannot have a state that begins anew, or is a copy made, at certain ticks of a sequence."""
+    if state.name in reading.starts:
+        read = next(a.span for e in reading.unit.equations for a in atoms(e) if isinstance(a, Last) and a.name == state.name)
+        return Diagnostic("NL434", f"an optimizer keeps no copy of `{_written(reading.starts[state.name])}` from where a window of steps began", (Label(read),),
+                          expected="`last`, or a memory with `every N`")  # fmt: skip
+    if state.name in reading.sums:
+        inner = reading.states[reading.sums[state.name]]
+        outer = _outermost(reading, inner)
+        return Diagnostic("NL434", f"in an optimizer, what learns `{_written(outer.name)}`, which has a period, has none of its own",
+                          (Label(outer.span, "has a period"), Label(inner.span, "and so has a memory of the rule that learns it")),
+                          expected="`every` in one of the two")  # fmt: skip
+    owner = reading.owner(state.name)
+    if state.name in reading.paced.values() and owner is not None:
+        return Diagnostic("NL434", "an optimizer takes all steps of a memory together: none has a period of its own", (Label(owner.span),),
+                          expected="`every N` of the memory, or a step at every tick", found=f"`{', '.join(owner.steps)}`")  # fmt: skip
+    if state.reset is not None and owner is not None:
+        return Diagnostic("NL434", "an optimizer has no sequences after which a memory starts anew", (Label(state.span),),
+                          expected="a memory without `reset`")  # fmt: skip
+    return None
+
+
+def _outermost(reading: Reading, state: State) -> State:
+    """The memory of the optimizer itself around one of the rules that learn it."""
+    while (owner := reading.owner(state.name)) is not None and owner.parent in reading.states and owner.parent != "w":
+        state = reading.states[owner.parent]
+    return state
+
+
+def _written(name: str) -> str:
+    return name.removeprefix("w.")
 
 
 def _drawn(init: Init) -> bool:

@@ -99,6 +99,12 @@ class Reading:
         return found
 
     @cached_property
+    def sums(self) -> dict[str, str]:
+        """The states that add up the gradients of a period of steps that have a period themselves, and the memory that takes such a step."""
+        spans = {s.name: s.span for s in self.unit.states}
+        return {m.name: m.parent for m in self.unit.memories if m.parent is not None and m.name in spans and m.span == spans[m.name]}
+
+    @cached_property
     def carried(self) -> dict[str, set[str]]:
         """For each state, the names in its step that hold the state as it is carried along: `a * last S`, its sums."""
         return {name: self._carried(name) for name in self.states if name in self.equations}

@@ -12,6 +12,7 @@ from nldsl.diagnostics import Diagnostic
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip, TooLarge
 from nldsl.elaborate.constants import as_float, constant
+from nldsl.elaborate.delays import break_cycles
 from nldsl.elaborate.scope import Binding, Constant, Learner, Scope, Sizes, Stream
 from nldsl.elaborate.unit import Statements
 from nldsl.source import Span
@@ -77,6 +78,8 @@ class _Rule:
         scope.learner.gradients[Last("w")] = Ref("g", rule.span)
         self.statements.rules.append(rule)
         self.statements.rule_body(rule, scope, "w", "w", tree.Call(tree.Name(rule.name, rule.span), (), rule.span))
+        self.statements.anchors()
+        break_cycles(b)
 
     def _type(self) -> Type:
         """What `w` is, with symbols for sizes."""
