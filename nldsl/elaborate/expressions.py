@@ -113,6 +113,9 @@ class Expressions:
         if name in ("x", "delta") and scope.find_learner() is not None:
             raise self.b.fail("NL406", f"`{name}` is what a linear layer saw: a rule that reads it trains the weight of one", span,
                               expected="an optimizer of a model, `nldsl.optimizer(RULE, model)`")  # fmt: skip
+        if name in WORDS and WORDS[name].user:
+            raise self.b.fail("NL101", f"`{name}` is a word of the language, which is applied to a value", span,
+                              expected=f"`{name}(...)`", found=f"`{name}`", help=f"{name}(...)")  # fmt: skip
         near = did_you_mean(name, scope.visible() | {w for w in WORDS if WORDS[w].user})
         help = f"did you mean `{near}`?" if near else None
         raise self.b.fail("NL101", f"nothing is called `{name}` here", span, found=f"`{name}`", help=help)

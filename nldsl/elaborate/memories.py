@@ -326,7 +326,7 @@ class Memories(Learners):
         with self.b.objective(formal, binding.states[i], clause.objective.span, evaluations) as box:
             box.append(self.atom(clause.objective, inner, f"{binding.name}.loss"))
         objective: Objective = box[0]
-        if passes_time(self.b, spelled, objective.equations, objective.span, None):
+        if passes_time(self.b, spelled, objective.equations, objective.span, {s.name for s in self.b.states}):
             raise Skip
         if not (isinstance(objective.result, Ref) and any(e.name == objective.result.name for e in objective.equations)):
             self.open[formal] = Open(binding.states[i], spelled, node.name.span, start=clause.start is not None)

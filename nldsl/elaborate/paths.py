@@ -100,7 +100,7 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
         return None
     needed = _ancestors(equations, target.name)
     way = [e for e in leads.values() if e.name in needed]
-    if passes_time(b, place.memory, [e for e in way if e.op not in KEEPING], objective.span, f"stop({objective.span.text})"):
+    if passes_time(b, place.memory, [e for e in way if e.op not in KEEPING], objective.span, set()):
         return None
 
     def seen(e: Equation) -> Equation:
@@ -117,13 +117,14 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
     return replace(objective, equations=tuple(map(seen, way)))
 
 
-def passes_time(b: Builder, memory: str, way: Sequence[Equation], span: Span, help: str | None) -> bool:
-    """Report it if something on the way from a memory to its objective depends on other ticks."""
-    held = {s.name for s in b.states} if help is None else set[str]()
+def passes_time(b: Builder, memory: str, way: Sequence[Equation], span: Span, held: set[str]) -> bool:
+    """Report it if something on the way from a memory to its objective depends on other ticks, as the states in `held` do."""
     wrong = next((e for e in way if e.op in KEEPING | {"fold"} or e.name in held), None)
     if wrong is not None:
-        b.report("NL409", f"the way from `{memory}` to its objective passes what is kept from tick to tick", span,
-                 Label(wrong.span, "it gathers ticks"), expected="streams of one tick between them", help=help)  # fmt: skip
+        slow = next((s for s in b.states if wrong.op == "fold" and s.name == wrong.attr("memory")), None)
+        label = Label(wrong.span, "it gathers ticks") if slow is None else Label(slow.span, f"its step has the gradients of {slow.every} ticks")
+        b.report("NL409", f"the way from `{memory}` to its objective passes what is kept from tick to tick", span, label,
+                 expected="streams of one tick between them" if slow is None else "memories that change at every tick between them")  # fmt: skip
     return wrong is not None
 
 

@@ -61,3 +61,25 @@ def test_what_an_operator_is_not_applied_to(objective: str) -> None:
     what, found = APPLIED[objective]
     assert (wrong.code, wrong.message, wrong.found) == ("NL406", f"`x` is what `S` is applied to, and {what}", found)
     assert wrong.help == "gd(0.1, keep = 0.9)" and not errors(wrong.help)
+
+
+def test_the_gradients_of_several_ticks_lead_to_no_objective() -> None:
+    """No change of the objective helps, so none is offered; it is said at the memory that adds them up."""
+    text = """block b(d) {
+  in x : real[d]
+  memory M : d -> d = learned { minimize OBJECTIVE by gd(0.1) }
+  y0 = last M(x)
+  memory S : d -> d CLOCK { minimize -dot(S(unit(y0)), x) by gd(1) }
+  loss = 0.5 * sqnorm(S(x) - x)
+  out y = x + y0
+}"""
+    for objective in ("loss", "stop(loss)"):
+        (wrong,) = check_source(Source("b.nl", text.replace("OBJECTIVE", objective).replace("CLOCK", "every 4"))).errors
+        assert (wrong.code, wrong.help) == ("NL409", None)
+        assert wrong.spans[1].span.text == "S" and wrong.spans[1].text == "its step has the gradients of 4 ticks"
+    assert not check_source(Source("b.nl", text.replace("OBJECTIVE", "loss").replace("CLOCK", ""))).errors
+
+
+def test_a_word_without_its_argument() -> None:
+    (wrong,) = check_source(Source("b.nl", "block b(d) { in x : real[d]  out y = tanh * x }")).errors
+    assert (wrong.code, wrong.expected) == ("NL101", "`tanh(...)`") and "did you mean" not in (wrong.help or "")
