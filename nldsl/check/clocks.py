@@ -103,11 +103,14 @@ def _fast_reads(reading: Reading, state: State, clock: dict[str, Clock], types: 
     """The streams in the step of a slow memory that change faster, each named where the step takes it."""
     found, seen, stack = [], {state.name}, [state.name]
     while stack:
-        for atom in reading.equations[stack.pop()].args:
+        reader = reading.equations[stack.pop()]
+        for atom in reader.args:
             if isinstance(atom, Num) or as_slow(clock.get(atom.name, EACH_TICK), state) or atom.name in seen:
                 continue
             seen.add(atom.name)
-            if isinstance(atom, Ref) and _is_step(reading, state, atom, types):
+            if reader.op == "grad" and not atom.name.startswith(f"{state.name}."):  # of the memory that a rule trains
+                found.append(_too_fast(reading, state, Ref(reader.name)))
+            elif isinstance(atom, Ref) and _is_step(reading, state, atom, types):
                 stack.append(atom.name)
             else:
                 found.append(_too_fast(reading, state, atom))
@@ -125,13 +128,16 @@ def _too_fast(reading: Reading, state: State, atom: Atom) -> Diagnostic:
     name = getattr(atom, "name", "")
     equation: Equation | None = reading.equations.get(name)
     span = equation.span if equation is not None else atom.span
+    owner = reading.owner(state.name)
+    update = owner is not None and not owner.steps
     return Diagnostic(
         "NL304",
         f"the step of `{state.name}` uses a stream that changes faster than it",
         (Label(span, "has a value each tick"), Label(state.span, f"`{state.name}` changes once in {state.every} ticks")),
         expected=f"a number, a param, or a stream that changes `{_clock_text(state)}`",
         found=f"`{span.text}`",
-        help="param rate : real = 0.1, then gd(rate); or let the memory change `every 1`",
+        help="update ... over last, which takes what there is at the end of each period" if update else
+        "param rate : real = 0.1, then gd(rate); or let the memory change `every 1`",
     )
 
 

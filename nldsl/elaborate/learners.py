@@ -9,7 +9,7 @@ from nldsl import tree
 from nldsl.core import Atom, Last, Memory, Num, Objective, Ref, State, Type
 from nldsl.diagnostics import Label, did_you_mean
 from nldsl.dims import Dim
-from nldsl.elaborate.builder import Builder
+from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
 from nldsl.elaborate.roles import roles_of
 from nldsl.elaborate.scope import Binding, Constant, Learner, Remembered, Scope, Stream
@@ -212,9 +212,7 @@ class Learners(Structures):
         """The gradients of a period of steps that have a period themselves: a state that changes with the steps, and starts anew."""
         own = next(s for s in self.b.states if s.name == learner.memory)
         if learner.offset:
-            raise self.b.fail("NL305", f"`{own.name}` adds up the gradients of several steps, and its periods do not begin with the sequence", own.span,
-                              expected="a period without an offset, in a memory without one", found=f"every {learner.every} offset {learner.offset}",
-                              help="leave out `offset`")  # fmt: skip
+            raise self._offset_of_sum(own, learner)
         name = self.b.fresh(f"{own.name}.sum")
         self.b.states.append(State(name, own.type, ("zeros",), expr.span, every=steps.every, reset=learner.every, flush=steps.flush))
         self.b.memories.append(Memory(name, name, own.name, None, None, None, (), None, own.type.axes, expr.span))
@@ -222,6 +220,18 @@ class Learners(Structures):
         if learner.over == "sum":
             return total
         return self.b.emit("div", (total, Num(Dim.of(learner.every // steps.every))), expr.span, hint=f"{learner.memory}.g")
+
+    def _offset_of_sum(self, own: State, learner: Learner) -> Skip:
+        """The offset is its own, or that of the outermost memory whose steps it counts."""
+        late = learner
+        while late.within is not None and late.within.offset:
+            late = late.within
+        step = late.within.every if late.within is not None else 1
+        clock = f"every {late.every // step} offset {late.offset // step}"
+        at = next(s for s in self.b.states if s.name == late.memory)
+        labels = () if at is own else (Label(own.span, f"`{own.name}` has a period of its own, in these steps"),)
+        return self.b.fail("NL305", f"`{own.name}` adds up the gradients of several steps, and its periods do not begin with the sequence", at.span,
+                           *labels, expected="a period without an offset, in a memory without one", found=clock, help="leave out `offset`")  # fmt: skip
 
     def seen(self, expr: tree.Name, learner: Learner) -> Atom:
         """`x`, what the operator that learns is applied to in the objective: its gradient is an outer product with that."""

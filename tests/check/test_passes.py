@@ -45,6 +45,28 @@ def test_a_stream_of_a_rule_that_carries_gradients_on_at_each_tick(codes, clock,
     assert codes(text.replace("SLOW", "memory y : like(w) = zeros { update 0.5 * last y + g }")) == []
 
 
+def test_an_update_that_is_too_fast_is_said_where_it_reads_and_works_over_last():
+    rule = "rule r(f = 4) {\n  memory m : like(w) = zeros every f { update 0.9 * last m + g }\n  update last w + 0.1 * last m\n}\n"
+    text = f"{rule}block b(d) {{ in x : real[d]  {memory('minimize 0.5 * sqnorm(S(x) - x) by r(4)')}  out y = S(x) }}"
+    (wrong,) = check_source(Source("t.nl", text)).errors
+    span = wrong.spans[0].span
+    assert (wrong.code, span.text, span.start) == ("NL304", "g", text.index("g }")) and wrong.help.startswith("update ... over last")
+    assert not check_source(Source("t.nl", text.replace("+ g }", "+ g over last }"))).errors
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "found"),
+    [("every 4 offset 1", "S : d", "every 4 offset 1"), ("every 4", "b : like", "every 3 offset 2"), ("every 4", "", "")],
+)
+def test_an_offset_that_no_sum_of_steps_has_is_said_where_it_stands(text, where, found):
+    rules = """rule inner(f = 3) {\n  memory a : like(w) every f { minimize 0.5 * sqnorm(a - g) by gd(0.5) }\n  update last w - a\n}
+rule outer(f = 3) {\n  memory b : like(w) every fOFFSET { minimize 0.5 * sqnorm(b - g) by inner() }\n  update last w - b\n}\n"""
+    rules = rules.replace("OFFSET", " offset 2" if where.startswith("b") else "")
+    text = f"{rules}block b(d) {{ in x : real[d]  {memory('minimize -dot(S(x), x) by outer()', clock=text)}  out y = S(x) }}"
+    wrong = check_source(Source("t.nl", text)).errors
+    assert [(d.code, d.found, d.spans[0].span.start) for d in wrong] == ([("NL305", found, text.index(where))] if where else [])
+
+
 def test_a_slow_memory_is_read_at_every_tick(block):
     assert block(f"memory F : d -> d every 8 {{ minimize -dot(F(k), x) by gd(1) }}  {memory(f'{DOT} decay(0.5), gd(1)')}", "(S(k) + last F(k))") == []
 
