@@ -19,12 +19,14 @@ Accepted:  decay(sigmoid(a(x))), gd(sigmoid(b(x))) with key unit(k)
 
 from __future__ import annotations
 
+from functools import reduce
+
 from nldsl.check.causality import implicit_at, implicit_states
 from nldsl.check.interval import INF, ONE, Interval, times
 from nldsl.check.ranges import Ranges, analyse
 from nldsl.check.reading import Reading
 from nldsl.check.shapes import Types
-from nldsl.core import Atom, Equation, Last, Num, Objective, Ref, State, Unit
+from nldsl.core import Atom, Equation, Last, Objective, Ref, State, Unit
 from nldsl.diagnostics import Diagnostic, Label
 from nldsl.source import Span
 
@@ -56,17 +58,39 @@ def retentions(reading: Reading, state: str) -> list[tuple[Equation, Atom]]:
     return found
 
 
-def _retentions(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
+def _products(reading: Reading, state: str) -> list[list[tuple[Equation, Atom]]]:
+    """The factors on the state that are multiplied with each other and nothing else between: `0.01 * last w * c` has two."""
+    factors = {equation.name: (equation, factor) for equation, factor in retentions(reading, state)}
+    below = {n: next((a.name for a in e.args if a is not f and isinstance(a, Ref) and a.name in factors), None) for n, (e, f) in factors.items()}
     found = []
-    for equation, factor in retentions(reading, state.name):
-        bound = ranges.of(factor)
-        if not bound.within(-SLACK, 1 + SLACK) and not _normalises(reading, ranges, factor, state.name):
-            span = _span(reading, factor, equation, state)
-            found.append(
-                Diagnostic("NL501", f"what `{state.name}` keeps each tick may leave [0, 1]",
-                           (Label(span, f"in {bound}"), Label(state.span, "the memory it scales")), expected="a factor in [0, 1]",
-                           found=f"in {bound}", help=None if span == _steps(reading, state) else _bounded(factor, span.text)))  # fmt: skip
+    for name in factors:
+        readers = [n for n in reading.readers.get(name, ()) if n in reading.carried[state]]
+        if name != state and readers and all(below.get(n) == name for n in readers):
+            continue  # a part of each product that it stands in
+        product, at = [], name
+        while at is not None:
+            product.append(factors[at])
+            at = below[at]
+        found.append(product)
     return found
+
+
+def _retentions(reading: Reading, ranges: Ranges, state: State) -> list[Diagnostic]:
+    found: dict[str, Diagnostic] = {}
+    for product in _products(reading, state.name):
+        counted = [(e, f) for e, f in product if not _normalises(reading, ranges, f, state.name)]
+        if reduce(times, (ranges.of(f) for _, f in counted), ONE).within(-SLACK, 1 + SLACK):
+            continue
+        for equation, factor in counted:
+            bound = ranges.of(factor)
+            if not bound.within(-SLACK, 1 + SLACK):
+                span = _span(reading, factor, equation, state)
+                help = None if span == _steps(reading, state) or not _learned(reading, factor) else _bounded(span.text)
+                found[equation.name] = Diagnostic(
+                    "NL501", f"what `{state.name}` keeps each tick may leave [0, 1]",
+                    (Label(span, f"in {bound}"), Label(state.span, "the memory it scales")), expected="a factor in [0, 1]",
+                    found=f"in {bound}", help=help)  # fmt: skip
+    return list(found.values())
 
 
 LENGTHS = frozenset({"sum", "mean", "sqrt", "pow", "max", "add", "mul", "copy"})  # what makes a length of squares and absolute values
@@ -97,9 +121,13 @@ def _behind(reading: Reading, atom: Atom, through: frozenset[str]) -> list[Equat
     return list(found.values())
 
 
-def _bounded(factor: Atom, text: str) -> str | None:
-    if isinstance(factor, Num):
-        return None
+def _learned(reading: Reading, factor: Atom) -> bool:
+    """Whether training sets a value, so that it may be brought into bounds by another function."""
+    behind = reading.ancestors(factor.name) if isinstance(factor, Ref) else set()
+    return any(p.name in behind for p in reading.unit.params if not p.fixed) or not behind.isdisjoint(reading.instances)
+
+
+def _bounded(text: str) -> str:
     return f"exp(-softplus({text[4:]})" if text.startswith("exp(") and text.endswith(")") else f"sigmoid({text})"
 
 

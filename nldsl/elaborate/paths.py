@@ -92,10 +92,15 @@ def _body(b: Builder, equations: dict[str, Equation], objective: Objective, plac
     for e in _in_order(equations):
         if any(a.name == place.state if isinstance(a, Last) else isinstance(a, Ref) and a.name in leads for a in read_by(e)):
             leads[e.name] = e
+    if place.start and objective.span.text.isidentifier():
+        b.report("NL404", f"`{objective.span.text}` is a stream, and what `{place.memory}` takes the gradient of where a window began is an expression",
+                 objective.span, Label(place.span, "it has `at start(...)`"), found=f"`{objective.span.text}`",
+                 expected=f"an expression with {place.memory}(key), or no `at start(...)`")  # fmt: skip
+        return None
     late = isinstance(target, Ref) and place.state in _ancestors(equations, target.name)
     if not isinstance(target, Ref) or place.start or late or target.name not in leads:
         b.report("NL404", f"the objective does not mention `{place.memory}`", objective.span, Label(place.span, "the memory it belongs to"),
-                 expected=f"an expression with {place.memory}(key), or a stream that reads `last {place.memory}`",
+                 expected=f"an expression with {place.memory}(key)" + ("" if place.start else f", or a stream that reads `last {place.memory}`"),
                  found=f"`{objective.span.text}`", help=f"last {place.memory}(...) in the stream" if late else None)  # fmt: skip
         return None
     needed = _ancestors(equations, target.name)

@@ -212,6 +212,28 @@ def test_other_factors_that_read_their_state_may_leave_the_bounds(codes, factor)
     assert codes(text) == ["NL501"]
 
 
+@pytest.mark.parametrize(
+    ("update", "expected"),
+    [
+        ("last S - 0.01 * last S * 2", []),
+        ("0.5 * (2 * last S) + outer(x, k)", []),
+        ("0.5 * (3 * last S) + outer(x, k)", ["3"]),
+        ("0.5 * (2 * last S) + 2 * last S + outer(x, k)", ["2"]),
+        ("sum(x) * (2 * last S) + outer(x, k)", ["2", "sum(x)"]),
+    ],
+)
+def test_factors_that_are_multiplied_are_one_factor(update, expected):
+    found = check_source(Source("t.nl", f"block b(d) {{ in x : real[d]  k = unit(x)  {memory(f'update {update}')}  out y = S(k) }}")).diagnostics
+    assert sorted(d.spans[0].span.text for d in found if d.code == "NL501") == expected
+
+
+@pytest.mark.parametrize(("factor", "help"), [("min(count(), 2)", None), ("sum(x)", None), ("a(x)", "sigmoid(a(x))"), ("2 * sum(W(x))", "sigmoid(2 * sum(W(x)))")])
+def test_only_what_is_learned_is_brought_into_bounds(factor, help):
+    params = "param a : d -> 1  param W : d -> d"
+    text = f"block b(d) {{ in x : real[d]  {params}  k = unit(x)  {memory(f'{DOT} decay({factor}), gd(0.1)')}  out y = S(k) + a(x) * W(x) }}"
+    assert [(d.code, d.help) for d in check_source(Source("t.nl", text)).diagnostics] == [("NL501", help)]
+
+
 @pytest.mark.parametrize(("steps", "code"), [("titans(0.1, 0.5, sum(x))", "NL501"), ("dgd_implicit(sum(x))", "NL503")])
 def test_the_steps_of_a_memory_are_no_number_to_bound(steps, code):
     found = [d for d in check_source(Source("t.nl", RULES.format(steps=steps))).diagnostics if d.code == code]

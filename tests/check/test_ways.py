@@ -2,6 +2,7 @@
 
 import pytest
 
+from nldsl.diagnostics import Diagnostic
 from nldsl.pipeline import check_source
 from nldsl.source import Source
 
@@ -83,3 +84,15 @@ def test_the_gradients_of_several_ticks_lead_to_no_objective() -> None:
 def test_a_word_without_its_argument() -> None:
     (wrong,) = check_source(Source("b.nl", "block b(d) { in x : real[d]  out y = tanh * x }")).errors
     assert (wrong.code, wrong.expected) == ("NL101", "`tanh(...)`") and "did you mean" not in (wrong.help or "")
+
+
+def test_a_stream_is_no_objective_at_the_start_of_a_window() -> None:
+    def wrong(objective: str, key: str) -> list[Diagnostic]:
+        body = f"memory S : d -> d = learned {{ minimize {objective} by gd(0.1) }}  loss = 0.5 * sqnorm({key} - x)  out y = loss * x"
+        return list(check_source(Source("b.nl", f"block b(d) {{ in x : real[d]  k = unit(x)  {body} }}")).errors)
+
+    for key in ("last S(k)", "start(4) S(k)"):
+        (said,) = wrong("loss at start(4)", key)
+        assert said.code == "NL404" and said.message.startswith("`loss` is a stream") and said.help is None
+        assert said.expected is not None and said.expected.startswith("an expression with S(key)") and "`last S`" not in said.expected
+    assert not wrong("loss", "last S(k)") and not wrong("0.5 * sqnorm(S(k) - x) at start(4)", "last S(k)")
