@@ -62,12 +62,12 @@ def _products(reading: Reading, state: str) -> list[list[tuple[Equation, Atom]]]
     """The factors on the state that are multiplied with each other and nothing else between: `0.01 * last w * c` has two."""
     factors = {equation.name: (equation, factor) for equation, factor in retentions(reading, state)}
     below = {n: next((a.name for a in e.args if a is not f and isinstance(a, Ref) and a.name in factors), None) for n, (e, f) in factors.items()}
-    found = []
+    found: list[list[tuple[Equation, Atom]]] = []
     for name in factors:
         readers = [n for n in reading.readers.get(name, ()) if n in reading.carried[state]]
         if name != state and readers and all(below.get(n) == name for n in readers):
             continue  # a part of each product that it stands in
-        product, at = [], name
+        product, at = [factors[name]], below[name]
         while at is not None:
             product.append(factors[at])
             at = below[at]

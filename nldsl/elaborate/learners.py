@@ -7,7 +7,7 @@ from itertools import count
 
 from nldsl import tree
 from nldsl.core import Atom, Last, Memory, Num, Objective, Ref, State, Type
-from nldsl.diagnostics import Label, did_you_mean
+from nldsl.diagnostics import Diagnostic, Label, did_you_mean
 from nldsl.dims import Dim
 from nldsl.elaborate.builder import Builder, Skip
 from nldsl.elaborate.constants import constant
@@ -16,6 +16,13 @@ from nldsl.elaborate.scope import Binding, Constant, Learner, Remembered, Scope,
 from nldsl.elaborate.structures import Structures
 from nldsl.roles import ROLES, by_shape
 from nldsl.source import Span
+
+
+def _used_at(wrong: Diagnostic, step: Span) -> Diagnostic:
+    """With the step by a rule of another file, in whose body something is wrong."""
+    if any(label.span.source is step.source for label in wrong.spans):
+        return wrong
+    return replace(wrong, spans=(*wrong.spans, Label(step, "in this step")))
 
 
 class Learners(Structures):
@@ -58,10 +65,12 @@ class Learners(Structures):
         inner.learner = replace(learner, now=Ref(result, step.span), gradients={})
         self.b.unroll(32 if self.rules else 0, step.span)  # rules in rules may double at each level
         self.rules.append(rule)
+        known = len(self.b.diagnostics)
         try:
             self.rule_body(rule, inner, memory, result, step)
         finally:
             self.rules.pop()
+            self.b.diagnostics[known:] = [_used_at(d, step.span) for d in self.b.diagnostics[known:]]
         return Ref(result, step.span)
 
     def _in_role(self, rule: tree.Rule, memory: str, span: Span) -> None:

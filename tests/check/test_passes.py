@@ -366,3 +366,12 @@ def test_the_gradients_of_a_period_are_added_up():
     (found,) = check_source(Source("t.nl", text.format("sum"))).diagnostics
     assert found.code == "NL502" and found.found == "up to 8, the sum over 8 ticks" and found.help == "over mean"
     assert not check_source(Source("t.nl", text.format("mean"))).diagnostics
+
+
+@pytest.mark.parametrize(("step", "code"), [("m3(0.01, frequency = 0)", "NL301"), ("soap(0.1, betas = 0.9)", "NL101"), ("mine(0)", "NL301")])
+def test_what_is_wrong_in_a_rule_of_the_library_is_said_at_the_step_too(step, code):
+    rule = "rule mine(f = 2) on d -> e { memory m : like(w) { minimize 0.5 * sqnorm(m - g) by m3(0.01, frequency = f) }  update last w - m }\n"
+    text = f"{rule}block b(d) {{ in x : real[d]  k = unit(x)  {memory(f'{DOT} {step}')}  out y = S(k) }}"
+    (wrong,) = check_source(Source("t.nl", text)).errors
+    assert wrong.code == code and wrong.spans[-1].text == "in this step"
+    assert wrong.spans[-1].span.source.name == "t.nl" and wrong.spans[-1].span.text == step.replace("mine(0)", "m3(0.01, frequency = f)")
